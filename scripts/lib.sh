@@ -1,0 +1,90 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What every script here starts with: where things are, how to speak, how to
+# fail. To be sourced.
+
+set -euo pipefail
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/process_vmsplice
+export TOP CACHE
+JOBS=${JOBS:-$(nproc)}
+BASE=${BASE:-7.3}
+ARCH=${ARCH:-x86_64}
+
+# The kernels that the series is kept for, and the Debian suite that has each.
+declare -A SUITES=(
+	[7.3]=trixie-backports
+)
+
+say() {
+	printf '== %s\n' "$*" >&2
+}
+
+die() {
+	printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+	exit 1
+}
+
+check_base() {
+	[[ -v SUITES[$BASE] ]] ||
+		die "BASE=$BASE is not supported; these are: ${!SUITES[*]}"
+}
+
+check_arch() {
+	local conf=$TOP/tools/testing/selftests/process_vmsplice/vmtest/$ARCH.conf
+
+	[ -f "$conf" ] ||
+		die "ARCH=$ARCH is not supported; these are:" \
+			"$(cd "${conf%/*}" && echo -- *.conf | sed 's/^-- //; s/\.conf//g')"
+}
+
+# One tree for each kernel; a tree of the person's own, one for each path.
+src_dir() {
+	if [ -n "${LINUX:-}" ]; then
+		echo "$CACHE/src-$BASE-$(printf '%s' "$LINUX" | cksum | cut -d' ' -f1)"
+	else
+		echo "$CACHE/src-$BASE"
+	fi
+}
+
+# Two runs at once would build in the same trees. The descriptor is not inherited
+# by what a script leaves behind.
+lock_cache() {
+	mkdir -p "$CACHE"
+	exec {lock_fd}>"$CACHE/lock"
+	flock -n "$lock_fd" || {
+		say "waiting for another run that uses $CACHE"
+		flock "$lock_fd"
+	}
+}
+
+# The git repository with the kernel source, whose objects all trees share. Who
+# commits must not depend on the person, so that the same patches make the same
+# commit and nothing is rebuilt.
+kgit() {
+	GIT_AUTHOR_NAME=process_vmsplice GIT_AUTHOR_EMAIL=process_vmsplice@localhost \
+	GIT_AUTHOR_DATE='@0 +0000' \
+	GIT_COMMITTER_NAME=process_vmsplice GIT_COMMITTER_EMAIL=process_vmsplice@localhost \
+	GIT_COMMITTER_DATE='@0 +0000' \
+		git --git-dir="$(src_dir)/.git" "$@"
+}
+
+kernel_version() {
+	sed -n 's/^\(VERSION\|PATCHLEVEL\|SUBLEVEL\) = //p' "$1" | paste -sd.
+}
+
+# The lines of patches/series: PATCH [NEW FILE OR FOLDER]...
+series() {
+	sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$TOP/patches/series"
+}
+
+# A kernel that needs another form of a patch has its own in patches/BASE/.
+patch_file() {
+	if [ -f "$TOP/patches/$BASE/$1" ]; then
+		echo "$TOP/patches/$BASE/$1"
+	else
+		echo "$TOP/patches/$1"
+	fi
+}
