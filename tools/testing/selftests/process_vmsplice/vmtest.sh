@@ -1,0 +1,237 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Build the kernel that this file is part of with a minimal configuration, boot it
+# under QEMU and run the selftests of process_vmsplice() in it, once for each ABI.
+# vmtest.sh -h says how; vmtest/ has what is not common to all architectures.
+
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+ksrc=$(cd "$here/../../../.." && pwd)
+arch=$(uname -m)
+build_dir=
+jobs=$(nproc)
+timeout=600
+memory=768M	# with less than 512 MiB, the kernel turns huge pages off
+cpus=2
+configs=()
+options=()
+programs=()
+files=()
+kernel_only=
+append=
+
+usage() {
+	cat <<-EOT
+	usage: $0 [options]
+	  -t arch	architecture: $(cd "$here/vmtest" && echo *.conf | sed 's/\.conf//g')
+	  -d dir	where to build; default: .vmtest/arch in the kernel tree
+	  -c file	a further fragment of kernel configuration; may be repeated
+	  -o option	the same for a single option, CONFIG_X=y; may be repeated
+	  -k		build the kernel, run nothing
+	  -p path	run this program of the guest instead of the tests; may be repeated
+	  -f src:dst	put a file into the guest; may be repeated
+	  -a words	add to the kernel's command line
+	  -m memory	of the guest; default $memory
+	  -s cpus	of the guest; default $cpus
+	  -T seconds	that the guest may take; default $timeout
+	  -j jobs	for make; default $jobs
+	  -h		this text
+	ACCEL=kvm in the environment uses KVM, CROSS_COMPILE= names the compiler.
+	Exits with 0 only if the guest came to its end, ran at least one test, all tests
+	passed, and the kernel log has no sign of trouble.
+	EOT
+}
+
+say() {
+	echo "# vmtest: $*"
+}
+
+fail() {
+	echo "# vmtest: FAIL: $*"
+	exit 1
+}
+
+kmake() {
+	# LOCALVERSION, even if empty, keeps the state of git out of the version.
+	make -s -C "$ksrc" O="$build_dir" ARCH="$KARCH" -j"$jobs" LOCALVERSION= "$@"
+}
+
+wanted_options() {
+	cat "$here/config" "$here/vmtest/base.config" "${configs[@]}"
+	printf '%s\n' "$KCONFIG" "${options[@]}"
+}
+
+# Kconfig drops what depends on something else that is off, and says nothing.
+check_options() {
+	local option dropped=()
+
+	while read -r option; do
+		grep -qxF "$option" "$build_dir/.config" && continue
+		# An option that the kernel does not have is as good as off.
+		[[ $option == *=n ]] && ! grep -q "^${option%=n}=" \
+			"$build_dir/.config" && continue
+		dropped+=("$option")
+	done < <(grep '^CONFIG_' "$build_dir/vmtest.config")
+	[ ${#dropped[@]} = 0 ] ||
+		fail "Kconfig dropped ${dropped[*]}"
+}
+
+configure() {
+	wanted_options >"$build_dir/vmtest.config.new"
+	if cmp -s "$build_dir/vmtest.config.new" "$build_dir/vmtest.config" &&
+	   [ -f "$build_dir/.config" ]; then
+		kmake olddefconfig
+	else
+		mv "$build_dir/vmtest.config.new" "$build_dir/vmtest.config"
+		kmake tinyconfig
+		"$ksrc/scripts/kconfig/merge_config.sh" -m -O "$build_dir" \
+			"$build_dir/.config" "$build_dir/vmtest.config" >"$build_dir/merge.log"
+		kmake olddefconfig
+	fi
+	check_options
+}
+
+build_kernel() {
+	say "building Linux $(kmake kernelversion) for $arch in $build_dir"
+	kmake "$(basename "$KERNEL_IMAGE")" 2>&1 | tee "$build_dir/make.log"
+	kmake headers_install INSTALL_HDR_PATH="$build_dir/usr"
+}
+
+# Each ABI's programs go to a folder of its name.
+build_tests() {
+	local abi flags out
+
+	while read -r abi flags; do
+		[ -n "$abi" ] || continue
+		out=$build_dir/tests/$abi
+		mkdir -p "$out"
+		make -s -C "$here" OUTPUT="$out" ARCH="$KARCH" \
+			CC="${CROSS_COMPILE:-}gcc $flags" LDFLAGS=-static \
+			KHDR_INCLUDES="-isystem $build_dir/usr/include" "$out/init" all
+	done <<<"$ABIS"
+}
+
+# The tests that the guest runs: those of the first ABI as /64/test, and so on.
+default_programs() {
+	local abi flags test
+
+	while read -r abi flags; do
+		[ -n "$abi" ] || continue
+		for test in $(make -s -C "$here" --no-print-directory print-tests); do
+			programs+=("/$abi/$test")
+			files+=("$build_dir/tests/$abi/$test:/$abi/$test")
+		done
+	done <<<"$ABIS"
+}
+
+first_abi() {
+	awk 'NF { print $1; exit }' <<<"$ABIS"
+}
+
+parents() {
+	local path=${1%/*}
+
+	while [ -n "$path" ]; do
+		echo "dir $path 0755 0 0"
+		path=${path%/*}
+	done
+}
+
+make_initramfs() {
+	local file
+
+	{
+		echo "dir /dev 0755 0 0"
+		echo "nod /dev/console 0600 0 0 c 5 1"
+		echo "dir /proc 0755 0 0"
+		echo "dir /sys 0755 0 0"
+		echo "dir /tmp 1777 0 0"
+		echo "file /init $build_dir/tests/$(first_abi)/init 0755 0 0"
+		for file in "${files[@]}"; do
+			parents "${file#*:}" | sort
+			echo "file ${file#*:} ${file%%:*} 0755 0 0"
+		done
+	} | awk '!seen[$0]++' >"$build_dir/initramfs.list"
+	"$build_dir/usr/gen_init_cpio" "$build_dir/initramfs.list" \
+		>"$build_dir/initramfs.cpio"
+}
+
+# The guest's console goes to a file; what is not the kernel's own is shown as it comes.
+run_qemu() {
+	local status=0
+
+	# shellcheck disable=SC2086 # words of a command line
+	timeout --foreground "$timeout" $QEMU -accel "${ACCEL:-tcg}" -m "$memory" \
+		-smp "$cpus" -nographic -nodefaults -no-reboot -serial stdio \
+		-kernel "$build_dir/$KERNEL_IMAGE" \
+		-initrd "$build_dir/initramfs.cpio" \
+		-append "$CMDLINE panic=-1 oops=panic panic_on_warn=1 $append -- ${programs[*]}" \
+		</dev/null 2>&1 | tr -d '\r' | tee "$build_dir/console.log" |
+		grep --line-buffered -v '^\[ *[0-9]*\.[0-9]*\]' || status=${PIPESTATUS[0]}
+	[ "$status" != 124 ] || fail "no end after $timeout seconds"
+}
+
+# What the kernel says when something is wrong with it, at the start of a message.
+splats='BUG:|WARNING:|INFO: (possible|task|rcu|suspicious|trying)|Oops|Kernel panic'
+splats+='|general protection|suspicious RCU|KASAN|KCSAN|UBSAN|kernel BUG'
+splats+='|unreferenced object|refcount_t:|bad page|Bad page|Call Trace|lockdep'
+splats+='|blocked for more than|soft lockup|Unable to handle|list_(add|del) corruption'
+
+verdict() {
+	local log=$build_dir/console.log last
+
+	if grep -nE "$splats" "$log" | grep -v 'Command line:' | head -n 20 \
+		>"$build_dir/splats"; [ -s "$build_dir/splats" ]; then
+		sed 's/^/# /' "$build_dir/splats"
+		fail "the kernel log has signs of trouble; all of it: $log"
+	fi
+	last=$(grep '^# vmtest: done ' "$log" || :)
+	[ -n "$last" ] || fail "the guest did not come to its end; its console: $log"
+	[[ $last == *" fail:0 "* ]] || fail "some tests failed: ${last#*done }"
+	[[ $last != *" pass:0 "* ]] || fail "no test ran"
+	! grep -q '^not ok ' "$log" || fail "a test failed, but its program did not say so"
+	say "PASS: ${last#*done }"
+}
+
+main() {
+	local opt
+
+	while getopts 't:d:c:o:kp:f:a:m:s:T:j:h' opt; do
+		case $opt in
+		t) arch=$OPTARG ;;
+		d) build_dir=$OPTARG ;;
+		c) configs+=("$OPTARG") ;;
+		o) options+=("$OPTARG") ;;
+		k) kernel_only=1 ;;
+		p) programs+=("$OPTARG") ;;
+		f) files+=("$OPTARG") ;;
+		a) append=$OPTARG ;;
+		m) memory=$OPTARG ;;
+		s) cpus=$OPTARG ;;
+		T) timeout=$OPTARG ;;
+		j) jobs=$OPTARG ;;
+		h) usage; exit 0 ;;
+		*) usage >&2; exit 2 ;;
+		esac
+	done
+	[ -f "$here/vmtest/$arch.conf" ] || fail "no such architecture: $arch (see -h)"
+	# shellcheck source=vmtest/x86_64.conf
+	. "$here/vmtest/$arch.conf"
+	command -v "${QEMU%% *}" >/dev/null || fail "${QEMU%% *} is not installed"
+
+	build_dir=${build_dir:-$ksrc/.vmtest/$arch}
+	mkdir -p "$build_dir"
+	build_dir=$(cd "$build_dir" && pwd)
+	configure
+	build_kernel
+	[ -z "$kernel_only" ] || return 0
+	build_tests
+	[ ${#programs[@]} -gt 0 ] || default_programs
+	make_initramfs
+	run_qemu
+	verdict
+}
+
+main "$@"

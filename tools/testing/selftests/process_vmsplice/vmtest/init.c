@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The first process of the guest that vmtest boots: runs each of its arguments as a
+ * program, reports them in KTAP as the kselftest runner does, and ends with a line by
+ * which the host tells a complete run from one that broke off.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../kselftest.h"
+
+static const struct {
+	const char *type, *where;
+} filesystems[] = {
+	{ "devtmpfs", "/dev" },
+	{ "proc", "/proc" },
+	{ "sysfs", "/sys" },
+	{ "tmpfs", "/tmp" },
+	{ "debugfs", "/sys/kernel/debug" },
+};
+
+static void mount_filesystems(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(filesystems); i++) {
+		const char *type = filesystems[i].type;
+
+		mkdir(filesystems[i].where, 0755);
+		/* A test that needs one which the kernel lacks says so itself. */
+		if (mount(type, filesystems[i].where, type, 0, NULL))
+			printf("# no %s: %s\n", type, strerror(errno));
+	}
+}
+
+/* The exit status of the program, or what a shell would say of a signal. */
+static int run(char *path)
+{
+	char *argv[] = { path, NULL };
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	if (pid < 0)
+		return 126;
+	if (!pid) {
+		execv(path, argv);
+		_exit(127);
+	}
+	while (waitpid(pid, &status, 0) != pid)
+		;
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) :
+				     WEXITSTATUS(status);
+}
+
+/* What kmemleak has found by now, on the console, where the host looks for it. */
+static void report_leaks(void)
+{
+	char buf[4096];
+	ssize_t n;
+	int fd;
+
+	fd = open("/sys/kernel/debug/kmemleak", O_RDWR);
+	if (fd < 0)
+		return;
+	/* An object is reported when a scan finds it unreferenced again. */
+	for (int i = 0; i < 2; i++) {
+		sleep(5);
+		if (write(fd, "scan", 4) != 4)
+			perror("# kmemleak scan");
+	}
+	while ((n = read(fd, buf, sizeof(buf))) > 0)
+		fwrite(buf, 1, n, stdout);
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	int pass = 0, fail = 0, skip = 0;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	setenv("PATH", "/bin", 1);
+	setenv("HOME", "/tmp", 1);
+	mount_filesystems();
+
+	printf("TAP version 13\n1..%d\n", argc - 1);
+	for (int i = 1; i < argc; i++) {
+		int status;
+
+		printf("# %s\n", argv[i]);
+		status = run(argv[i]);
+		if (status == KSFT_SKIP) {
+			skip++;
+			printf("ok %d %s # SKIP\n", i, argv[i]);
+		} else if (!status) {
+			pass++;
+			printf("ok %d %s\n", i, argv[i]);
+		} else {
+			fail++;
+			printf("not ok %d %s # exit=%d\n", i, argv[i], status);
+		}
+	}
+	report_leaks();
+	printf("# vmtest: done pass:%d fail:%d skip:%d\n", pass, fail, skip);
+	fflush(stdout);
+	sync();
+	reboot(RB_AUTOBOOT);
+	return 1;
+}
