@@ -12,6 +12,8 @@ export TOP CACHE
 JOBS=${JOBS:-$(nproc)}
 BASE=${BASE:-7.3}
 ARCH=${ARCH:-x86_64}
+# Where kernel code is edited; see scripts/tree.
+TREE=${TREE:-$CACHE/tree-$BASE}
 
 # The kernels that the series is kept for, and the Debian suite that has each.
 declare -A SUITES=(

@@ -2,7 +2,7 @@
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +11,10 @@
 #include "memmap.h"
 
 /* Documentation/admin-guide/mm/pagemap.rst */
-#define PM_MMAP_EXCLUSIVE	(1ULL << 56)
-#define PM_FILE			(1ULL << 61)
-#define PM_SWAP			(1ULL << 62)
-#define PM_PRESENT		(1ULL << 63)
+#define PM_MMAP_EXCLUSIVE	0x0100000000000000ULL
+#define PM_FILE			0x2000000000000000ULL
+#define PM_SWAP			0x4000000000000000ULL
+#define PM_PRESENT		0x8000000000000000ULL
 
 /* Double an array when it is full, which is when nr is a power of 2. */
 static void *grow(void *array, size_t nr, size_t size)
@@ -27,7 +27,7 @@ static void *grow(void *array, size_t nr, size_t size)
 	return array;
 }
 
-void ranges_add(struct ranges *list, uint64_t start, uint64_t end)
+void ranges_add(struct ranges *list, unsigned long long start, unsigned long long end)
 {
 	if (list->nr && list->at[list->nr - 1].end == start) {
 		list->at[list->nr - 1].end = end;
@@ -48,7 +48,7 @@ static void add_mapping(struct memmap *map, char *line)
 	struct mapping m = {};
 	int name = 0;
 
-	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %*s %*s %*s %n",
+	if (sscanf(line, "%llx-%llx %4s %*s %*s %*s %n",
 		   &m.range.start, &m.range.end, m.perms, &name) < 3 || !name)
 		errx(EXIT_FAILURE, "can't parse this line of maps: %s", line);
 	line[strcspn(line, "\n")] = 0;
@@ -81,8 +81,8 @@ static int read_mappings(struct memmap *map, pid_t pid)
 	return -(int)size;
 }
 
-static void add_pages(struct memmap *map, uint64_t start,
-		      const uint64_t *entries, size_t nr, size_t page)
+static void add_pages(struct memmap *map, unsigned long long start,
+		      const unsigned long long *entries, size_t nr, size_t page)
 {
 	for (size_t i = 0; i < nr; i++, start += page) {
 		if (!(entries[i] & (PM_PRESENT | PM_SWAP)))
@@ -97,9 +97,9 @@ static void add_pages(struct memmap *map, uint64_t start,
 /* False if pagemap ends early: the process is gone, or hides it. */
 static bool add_touched(struct memmap *map, const struct range *r, int pagemap)
 {
-	static uint64_t entries[65536];
+	static unsigned long long entries[65536];
 	size_t page = sysconf(_SC_PAGESIZE);
-	uint64_t at = r->start;
+	unsigned long long at = r->start;
 
 	while (at < r->end) {
 		size_t want = (r->end - at) / page;
@@ -171,7 +171,7 @@ pid_t parse_pid(const char *text)
 
 	errno = 0;
 	pid = strtol(text, &end, 10);
-	if (errno || *end || end == text || pid <= 0 || pid > INT32_MAX)
+	if (errno || *end || end == text || pid <= 0 || pid > INT_MAX)
 		return 0;
 	return pid;
 }

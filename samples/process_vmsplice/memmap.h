@@ -7,12 +7,11 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 #include <sys/types.h>
 
 /* Addresses from start up to, but not including, end. */
 struct range {
-	uint64_t start, end;
+	unsigned long long start, end;
 };
 
 /**
@@ -45,7 +44,7 @@ struct memmap {
 	struct mapping *mappings;
 	size_t nr_mappings;
 	struct ranges touched;
-	uint64_t bytes, exclusive;
+	unsigned long long bytes, exclusive;
 	bool has_pagemap;
 };
 
@@ -56,7 +55,7 @@ int memmap_read(struct memmap *map, pid_t pid);
 void memmap_free(struct memmap *map);
 
 /* Append a range; one that continues the last becomes part of it. */
-void ranges_add(struct ranges *list, uint64_t start, uint64_t end);
+void ranges_add(struct ranges *list, unsigned long long start, unsigned long long end);
 
 /* A process id, or 0 if the text is none. */
 pid_t parse_pid(const char *text);

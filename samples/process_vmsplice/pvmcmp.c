@@ -9,7 +9,6 @@
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,14 +16,14 @@
 
 #include "memmap.h"
 
-#define TRAILER "pvmdump-index %016" SCNx64
+#define TRAILER "pvmdump-index %016llx"
 #define TRAILER_LEN 31
-#define CHUNK (1 << 20)
+#define CHUNK 1048576
 
 static void seek_index(FILE *image)
 {
 	char line[TRAILER_LEN + 1] = "";
-	uint64_t offset;
+	unsigned long long offset;
 
 	if (fseeko(image, -TRAILER_LEN, SEEK_END) ||
 	    fread(line, 1, TRAILER_LEN, image) != TRAILER_LEN ||
@@ -32,16 +31,16 @@ static void seek_index(FILE *image)
 		errx(2, "the image has no index: it is not complete");
 }
 
-static void read_fully(int fd, char *buf, size_t len, uint64_t at,
+static void read_fully(int fd, char *buf, size_t len, unsigned long long at,
 		       const char *what)
 {
 	while (len) {
 		ssize_t n = pread(fd, buf, len, at);
 
 		if (n < 0)
-			err(2, "%s at %" PRIx64, what, at);
+			err(2, "%s at %llx", what, at);
 		if (!n)
-			errx(2, "%s ends at %" PRIx64, what, at);
+			errx(2, "%s ends at %llx", what, at);
 		buf += n;
 		len -= n;
 		at += n;
@@ -49,7 +48,7 @@ static void read_fully(int fd, char *buf, size_t len, uint64_t at,
 }
 
 /* Ends the program at the first address that differs. */
-static void compare(int image, int mem, struct range r, uint64_t offset)
+static void compare(int image, int mem, struct range r, unsigned long long offset)
 {
 	static char a[CHUNK], b[CHUNK];
 
@@ -60,7 +59,7 @@ static void compare(int image, int mem, struct range r, uint64_t offset)
 		read_fully(mem, b, len, r.start, "the memory");
 		for (size_t i = 0; memcmp(a, b, len) && i < len; i++)
 			if (a[i] != b[i])
-				errx(1, "DIFFERENT: first at address %" PRIx64 ": image %02x, memory %02x",
+				errx(1, "DIFFERENT: first at address %llx: image %02x, memory %02x",
 				     r.start + i, a[i] & 0xff, b[i] & 0xff);
 		r.start += len;
 		offset += len;
@@ -76,13 +75,13 @@ static void check_complete(pid_t pid, const struct ranges *covered)
 	if (memmap_read(&map, pid) || !map.has_pagemap)
 		errx(2, "can't read the maps of process %d", pid);
 	for (size_t i = 0; i < map.touched.nr; i++) {
-		uint64_t at = map.touched.at[i].start;
+		unsigned long long at = map.touched.at[i].start;
 
 		while (at < map.touched.at[i].end) {
 			while (c < covered->nr && covered->at[c].end <= at)
 				c++;
 			if (c == covered->nr || covered->at[c].start > at)
-				errx(1, "MISSING: address %" PRIx64 " is not in the image",
+				errx(1, "MISSING: address %llx is not in the image",
 				     at);
 			at = covered->at[c].end;
 		}
@@ -94,7 +93,7 @@ int main(int argc, char **argv)
 {
 	char path[64], *line = NULL;
 	struct ranges covered = {};
-	uint64_t bytes = 0;
+	unsigned long long bytes = 0;
 	size_t size = 0;
 	FILE *image;
 	pid_t pid;
@@ -113,12 +112,12 @@ int main(int argc, char **argv)
 
 	seek_index(image);
 	while (getline(&line, &size, image) > 0) {
-		uint64_t offset;
+		unsigned long long offset;
 		struct range r;
 
 		if (line[0] == 'X')
 			errx(1, "NOT READ when it was dumped: %s", line + 2);
-		if (sscanf(line, "D %" SCNx64 " %" SCNx64 " %" SCNx64, &r.start,
+		if (sscanf(line, "D %llx %llx %llx", &r.start,
 			   &r.end, &offset) != 3)
 			continue;
 		compare(fileno(image), mem, r, offset);
@@ -126,6 +125,6 @@ int main(int argc, char **argv)
 		bytes += r.end - r.start;
 	}
 	check_complete(pid, &covered);
-	printf("identical: %" PRIu64 " bytes in %zu ranges\n", bytes, covered.nr);
+	printf("identical: %llu bytes in %zu ranges\n", bytes, covered.nr);
 	return 0;
 }

@@ -19,7 +19,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <inttypes.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,11 +45,11 @@
 /* As many segments as one call takes (UIO_MAXIOV). */
 #define MAX_SEGMENTS 1024
 /* What an ordinary user may have; fs.pipe-max-size. */
-#define PIPE_BYTES (1 << 20)
+#define PIPE_BYTES 1048576
 
 struct data {
 	struct range range;
-	uint64_t offset;
+	unsigned long long offset;
 };
 
 /**
@@ -70,7 +69,7 @@ struct data {
 struct dump {
 	pid_t pid;
 	int out, pipe[2];
-	uint64_t offset, skipped, total;
+	unsigned long long offset, skipped, total;
 	struct data *data;
 	size_t nr_data;
 	struct ranges unreadable;
@@ -94,13 +93,13 @@ static double now(void)
 
 static void show_progress(struct dump *d, bool last)
 {
-	double t = now(), mib = d->offset / 1048576.0;
+	double t = now(), mib = d->offset / 1048576.0, took = t - d->started;
 
 	if (d->shown < 0 || (!last && t - d->shown < 0.1))
 		return;
 	d->shown = t;
 	fprintf(stderr, "\r%.0f of %.0f MiB, %.0f MiB/s%s", mib,
-		d->total / 1048576.0, mib / (t - d->started + 1e-9),
+		d->total / 1048576.0, took > 0 ? mib / took : 0,
 		last ? "\n" : "");
 }
 
@@ -186,7 +185,7 @@ static void release_process(void)
 
 /* The dump itself. */
 
-static void record_data(struct dump *d, uint64_t start, uint64_t len)
+static void record_data(struct dump *d, unsigned long long start, unsigned long long len)
 {
 	struct data *last = d->nr_data ? &d->data[d->nr_data - 1] : NULL;
 
@@ -224,7 +223,7 @@ static void advance(struct dump *d, struct iovec **iov, size_t *nr, size_t len)
 	while (len) {
 		size_t n = len < (*iov)->iov_len ? len : (*iov)->iov_len;
 
-		record_data(d, (uintptr_t)(*iov)->iov_base, n);
+		record_data(d, (unsigned long)(*iov)->iov_base, n);
 		d->offset += n;
 		len -= n;
 		(*iov)->iov_base = (char *)(*iov)->iov_base + n;
@@ -239,7 +238,7 @@ static void advance(struct dump *d, struct iovec **iov, size_t *nr, size_t len)
 /* The page at the front can't be read: what was there has gone, or never could be. */
 static void skip_page(struct dump *d, struct iovec **iov, size_t *nr)
 {
-	uint64_t start = (uintptr_t)(*iov)->iov_base;
+	unsigned long long start = (unsigned long)(*iov)->iov_base;
 	size_t page = sysconf(_SC_PAGESIZE);
 	size_t len = page - start % page;
 
@@ -265,7 +264,7 @@ static const char *explain(int error)
 		return "no such process";
 	case EPERM:
 	case EACCES:
-		return "not permitted: it takes the right to trace the process (its user or root; see ptrace(2))";
+		return "not permitted: that takes the right to trace it, ptrace(2)";
 	default:
 		return strerror(error);
 	}
@@ -299,7 +298,7 @@ static void dump_ranges(struct dump *d, const struct ranges *ranges)
 		const struct range *r = &ranges->at[i];
 
 		iov[nr++] = (struct iovec){
-			.iov_base = (void *)(uintptr_t)r->start,
+			.iov_base = (void *)(unsigned long)r->start,
 			.iov_len = r->end - r->start,
 		};
 		if (nr == MAX_SEGMENTS || i == ranges->nr - 1) {
@@ -320,17 +319,17 @@ static void write_index(const struct dump *d, const struct memmap *map)
 	for (size_t i = 0; i < map->nr_mappings; i++) {
 		const struct mapping *m = &map->mappings[i];
 
-		fprintf(f, "M %" PRIx64 " %" PRIx64 " %s %s\n", m->range.start,
+		fprintf(f, "M %llx %llx %s %s\n", m->range.start,
 			m->range.end, m->perms, m->name);
 	}
 	for (size_t i = 0; i < d->nr_data; i++)
-		fprintf(f, "D %" PRIx64 " %" PRIx64 " %" PRIx64 "\n",
+		fprintf(f, "D %llx %llx %llx\n",
 			d->data[i].range.start, d->data[i].range.end,
 			d->data[i].offset);
 	for (size_t i = 0; i < d->unreadable.nr; i++)
-		fprintf(f, "X %" PRIx64 " %" PRIx64 "\n",
+		fprintf(f, "X %llx %llx\n",
 			d->unreadable.at[i].start, d->unreadable.at[i].end);
-	fprintf(f, "pvmdump-index %016" PRIx64 "\n", d->offset);
+	fprintf(f, "pvmdump-index %016llx\n", d->offset);
 	if (fclose(f))
 		err(EXIT_FAILURE, "out of memory");
 	while (done < size) {
@@ -420,22 +419,25 @@ static void open_pipe(struct dump *d)
 
 static void report(const struct dump *d, const struct memmap *map)
 {
-	fprintf(stderr, "pvmdump: %zu mappings, %" PRIu64 " bytes in %zu ranges, %lu calls, %.3f s\n",
+	fprintf(stderr, "pvmdump: %zu mappings, %llu bytes in %zu ranges, %lu calls, %.3f s\n",
 		map->nr_mappings, d->offset, d->nr_data, d->calls,
 		now() - d->started);
-	if (map->has_pagemap)
-		fprintf(stderr, "pvmdump: by pagemap, %" PRIu64 " bytes the process's own (shared with the pipe), %" PRIu64 " others' too (copied)\n",
-			map->exclusive, map->bytes - map->exclusive);
-	else
+	if (map->has_pagemap) {
+		fprintf(stderr, "pvmdump: shared with the pipe, being the process's own: %llu bytes\n",
+			map->exclusive);
+		fprintf(stderr, "pvmdump: copied, being others' too: %llu bytes\n",
+			map->bytes - map->exclusive);
+	} else {
 		fprintf(stderr, "pvmdump: no pagemap: pages never touched are in the image, too\n");
+	}
 	for (size_t i = 0; i < d->unreadable.nr; i++)
-		fprintf(stderr, "pvmdump: could not be read: %" PRIx64 "-%" PRIx64 "\n",
+		fprintf(stderr, "pvmdump: could not be read: %llx-%llx\n",
 			d->unreadable.at[i].start, d->unreadable.at[i].end);
 }
 
 static void usage(FILE *f)
 {
-	fputs("usage: pvmdump [--stop] [--quiet] PID FILE|-|HOST:PORT\n"
+	fputs("Usage: pvmdump [--stop] [--quiet] PID FILE|-|HOST:PORT\n"
 	      "\n"
 	      "Writes an image of the readable memory of a process, with an index at its end.\n"
 	      "  -s, --stop   hold the process meanwhile, for a consistent image\n"

@@ -20,6 +20,7 @@ options=()
 programs=()
 files=()
 kernel_only=
+no_build=
 append=
 
 usage() {
@@ -30,6 +31,7 @@ usage() {
 	  -c file	a further fragment of kernel configuration; may be repeated
 	  -o option	the same for a single option, CONFIG_X=y; may be repeated
 	  -k		build the kernel, run nothing
+	  -n		run what was built before, build nothing
 	  -p path	run this program of the guest instead of the tests; may be repeated
 	  -f src:dst	put a file into the guest; may be repeated
 	  -a words	add to the kernel's command line
@@ -109,7 +111,7 @@ build_tests() {
 		mkdir -p "$out"
 		make -s -C "$here" OUTPUT="$out" ARCH="$KARCH" \
 			CC="${CROSS_COMPILE:-}gcc $flags" LDFLAGS=-static \
-			KHDR_INCLUDES="-isystem $build_dir/usr/include" "$out/init" all
+			KHDR_INCLUDES="-isystem $build_dir/usr/include" "$out/init" "$out/misbehave" all
 	done <<<"$ABIS"
 }
 
@@ -158,7 +160,7 @@ make_initramfs() {
 		>"$build_dir/initramfs.cpio"
 }
 
-# The guest's console goes to a file; what is not the kernel's own is shown as it comes.
+# The guest's console goes to a file; what the tests say is shown as it comes.
 run_qemu() {
 	local status=0
 
@@ -168,9 +170,11 @@ run_qemu() {
 		-kernel "$build_dir/$KERNEL_IMAGE" \
 		-initrd "$build_dir/initramfs.cpio" \
 		-append "$CMDLINE panic=-1 oops=panic panic_on_warn=1 $append -- ${programs[*]}" \
-		</dev/null 2>&1 | tr -d '\r' | tee "$build_dir/console.log" |
-		grep --line-buffered -v '^\[ *[0-9]*\.[0-9]*\]' || status=${PIPESTATUS[0]}
+		</dev/null 2>&1 | tee "$build_dir/console.log" |
+		sed -u -n -e 's/\r//' -e '/^TAP version/,$ { /^\[ *[0-9]*\.[0-9]*\]/!p }' ||
+		status=${PIPESTATUS[0]}
 	[ "$status" != 124 ] || fail "no end after $timeout seconds"
+	[ "$status" = 0 ] || fail "${QEMU%% *} failed with status $status"
 }
 
 # What the kernel says when something is wrong with it, at the start of a message.
@@ -187,8 +191,11 @@ verdict() {
 		sed 's/^/# /' "$build_dir/splats"
 		fail "the kernel log has signs of trouble; all of it: $log"
 	fi
-	last=$(grep '^# vmtest: done ' "$log" || :)
-	[ -n "$last" ] || fail "the guest did not come to its end; its console: $log"
+	last=$(tr -d '\r' <"$log" | grep '^# vmtest: done ' || :)
+	if [ -z "$last" ]; then
+		tail -n 20 "$log" | sed 's/^/# /'
+		fail "the guest did not come to its end; its console: $log"
+	fi
 	[[ $last == *" fail:0 "* ]] || fail "some tests failed: ${last#*done }"
 	[[ $last != *" pass:0 "* ]] || fail "no test ran"
 	! grep -q '^not ok ' "$log" || fail "a test failed, but its program did not say so"
@@ -198,13 +205,14 @@ verdict() {
 main() {
 	local opt
 
-	while getopts 't:d:c:o:kp:f:a:m:s:T:j:h' opt; do
+	while getopts 't:d:c:o:knp:f:a:m:s:T:j:h' opt; do
 		case $opt in
 		t) arch=$OPTARG ;;
 		d) build_dir=$OPTARG ;;
 		c) configs+=("$OPTARG") ;;
 		o) options+=("$OPTARG") ;;
 		k) kernel_only=1 ;;
+		n) no_build=1 ;;
 		p) programs+=("$OPTARG") ;;
 		f) files+=("$OPTARG") ;;
 		a) append=$OPTARG ;;
@@ -224,10 +232,12 @@ main() {
 	build_dir=${build_dir:-$ksrc/.vmtest/$arch}
 	mkdir -p "$build_dir"
 	build_dir=$(cd "$build_dir" && pwd)
-	configure
-	build_kernel
-	[ -z "$kernel_only" ] || return 0
-	build_tests
+	if [ -z "$no_build" ]; then
+		configure
+		build_kernel
+		[ -z "$kernel_only" ] || return 0
+		build_tests
+	fi
 	[ ${#programs[@]} -gt 0 ] || default_programs
 	make_initramfs
 	run_qemu

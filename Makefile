@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# process_vmsplice(2): everything that can be done here. Say `make help`.
+
+export BASE ?= 7.3
+export ARCH ?= x86_64
+ifdef LINUX
+export LINUX
+endif
+MAKEFLAGS += --no-print-directory
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make demo       build the kernel, boot it, dump a live redis-server, prove the bytes
+demo:
+	@scripts/demo
+
+## make check      what CI runs: lint, the harness's own test, the selftests
+check:
+	@scripts/check
+
+##
+## make test       only the selftests, under QEMU
+test:
+	@scripts/test
+
+## make lint       only checkpatch, shellcheck, codespell and the like
+lint:
+	@scripts/lint
+
+## make tree       a work tree of the kernel with the series as git commits, to edit
+tree:
+	@scripts/deps base
+	@scripts/fetch
+	@scripts/tree
+
+## make refresh    write the commits of that tree back to this repository
+refresh:
+	@scripts/refresh
+
+## make series     what would be mailed, to out/series-BASE/; SIGNOFF=1 signs it off
+series:
+	@scripts/deps base
+	@scripts/fetch
+	@scripts/series
+
+## make fetch      only bring in the kernel source
+fetch:
+	@scripts/deps base
+	@scripts/fetch
+
+## make clean      remove what was built (not the source) from the cache
+clean:
+	rm -rf out "$${XDG_CACHE_HOME:-$$HOME/.cache}/process_vmsplice/build"
+
+##
+## Variables: BASE=7.3 (which Linux), ARCH=x86_64, LINUX=path (a kernel tree of your
+## own instead of Debian's source), JOBS=n, ACCEL=kvm (instead of emulation),
+## XDG_CACHE_HOME (where sources and builds are kept).
+
+.PHONY: help demo check test lint tree refresh series fetch clean

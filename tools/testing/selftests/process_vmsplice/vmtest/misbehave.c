@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What can go wrong in the guest, each under the name by which this program is called;
+ * vmtest/test_vmtest.sh runs them to see that vmtest.sh notices.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/reboot.h>
+#include <unistd.h>
+
+static int write_to(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+
+	return fd < 0 || write(fd, text, strlen(text)) < 0;
+}
+
+int main(int argc, char **argv)
+{
+	const char *name = strrchr(argv[0], '/');
+
+	name = name ? name + 1 : argv[0];
+	if (!strcmp(name, "hang"))
+		for (;;)
+			pause();
+	if (!strcmp(name, "panic"))
+		return write_to("/proc/sysrq-trigger", "c");
+	if (!strcmp(name, "break_off"))
+		return reboot(RB_AUTOBOOT);
+	if (!strcmp(name, "splat"))
+		return write_to("/dev/kmsg", "<4>WARNING: suspicious RCU usage\n");
+	if (!strcmp(name, "leak"))
+		return write_to("/dev/kmsg", "<4>unreferenced object 0x1 (size 8)\n");
+	if (!strcmp(name, "fail"))
+		return 1;
+	if (!strcmp(name, "skip"))
+		return 4;
+	if (!strcmp(name, "die"))
+		__builtin_trap();
+	if (!strcmp(name, "deny"))
+		puts("not ok 1 a test whose program exits with 0 all the same");
+	return 0;
+}

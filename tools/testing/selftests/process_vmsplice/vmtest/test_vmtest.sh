@@ -1,0 +1,66 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Does vmtest.sh fail when it should, and for the reason that it should? Takes the
+# options of vmtest.sh that say which kernel, which has to have been built before.
+
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+vmtest=$here/../vmtest.sh
+options=("$@")
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+# shellcheck disable=SC1091 # in the kernel tree
+. "$here/../../kselftest/ktap_helpers.sh"
+
+# The build directory that the options name, and the first ABI's programs there.
+while getopts 't:d:' opt "$@"; do
+	case $opt in
+	d) build_dir=$OPTARG ;;
+	# shellcheck source=x86_64.conf
+	t) . "$here/$OPTARG.conf" ;;
+	*) exit 2 ;;
+	esac
+done
+misbehave=$build_dir/tests/$(awk 'NF { print $1; exit }' <<<"${ABIS:?}")/misbehave
+
+run() {
+	local name=$1 expected_status=$2 expected_text=$3 status=0
+
+	shift 3
+	"$vmtest" "${options[@]}" "$@" >"$tmp/log" 2>&1 || status=$?
+	if [ "$status" = "$expected_status" ] && grep -q "$expected_text" "$tmp/log"; then
+		ktap_test_pass "$name"
+	else
+		sed 's/^/#   /' "$tmp/log"
+		ktap_test_fail "$name (status $status, expected $expected_status and '$expected_text')"
+	fi
+}
+
+# In the guest, called by that name.
+guest() {
+	run "$1" "$2" "$3" -n -f "$misbehave:/$1" -p "/$1" "${@:4}"
+}
+
+ktap_print_header
+ktap_set_plan 14
+guest good	0 'PASS: pass:1 fail:0'
+guest hang	1 'FAIL: no end after 15 seconds' -T 15
+guest panic	1 'FAIL: the kernel log has signs of trouble'
+guest break_off	1 'FAIL: the guest did not come to its end'
+guest splat	1 'FAIL: the kernel log has signs of trouble'
+guest leak	1 'FAIL: the kernel log has signs of trouble'
+guest fail	1 'FAIL: some tests failed: pass:0 fail:1'
+guest die	1 'FAIL: some tests failed: pass:0 fail:1'
+guest skip	1 'FAIL: no test ran'
+guest deny	1 'FAIL: a test failed, but its program did not say so'
+guest no_boot	1 'FAIL: the guest did not come to its end' -a 'init=/nothing rdinit=/nothing'
+run option_unknown 1 'FAIL: Kconfig dropped CONFIG_NO_SUCH_OPTION=y' \
+	-d "$tmp/build" -o CONFIG_NO_SUCH_OPTION=y -k
+# SLUB_TINY, which tinyconfig sets, rules out KASAN.
+run option_dropped 1 'FAIL: Kconfig dropped CONFIG_KASAN=y' \
+	-d "$tmp/build" -o CONFIG_SLUB_TINY=y -o CONFIG_KASAN=y -k
+run no_architecture 1 'FAIL: no such architecture: vax' -t vax
+ktap_finished
