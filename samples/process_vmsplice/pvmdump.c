@@ -423,9 +423,9 @@ static void report(const struct dump *d, const struct memmap *map)
 		map->nr_mappings, d->offset, d->nr_data, d->calls,
 		now() - d->started);
 	if (map->has_pagemap) {
-		fprintf(stderr, "pvmdump: shared with the pipe, being the process's own: %llu bytes\n",
+		fprintf(stderr, "pvmdump: shared, the process's own: %llu bytes\n",
 			map->exclusive);
-		fprintf(stderr, "pvmdump: copied, being others' too: %llu bytes\n",
+		fprintf(stderr, "pvmdump: copied, others' too: %llu bytes\n",
 			map->bytes - map->exclusive);
 	} else {
 		fprintf(stderr, "pvmdump: no pagemap: pages never touched are in the image, too\n");

@@ -410,7 +410,7 @@ TEST_F(pipe, bad_fd)
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, p));
 	EXPECT_EQ(-EBADF, pvm(NO_PID, p[0], BAD_PTR, 1, 0));
 
-	ASSERT_TRUE(mkdtemp(fifo) != NULL);
+	ASSERT_FALSE(!mkdtemp(fifo));
 	ASSERT_EQ(0, rmdir(fifo));
 	ASSERT_EQ(0, mkfifo(fifo, 0600));
 	opath = open(fifo, O_PATH);
@@ -542,7 +542,7 @@ TEST_F(pipe, kernel_thread)
 	int p[2];							\
 									\
 	self->buf = malloc(self->size);					\
-	ASSERT_TRUE(self->buf != NULL);					\
+	ASSERT_FALSE(!self->buf);						\
 	self->pid = start_target(self->mem, &self->ctl);		\
 	ASSERT_LT(0, self->pid);					\
 	/* After the fork: the target must not keep an end open. */	\
@@ -815,7 +815,7 @@ TEST_F_TIMEOUT(target, io_mapping, TIMEOUT)
 	FILE *maps = fopen("/proc/self/maps", "r");
 	struct iovec iov = { .iov_len = 1 };
 
-	ASSERT_TRUE(maps != NULL);
+	ASSERT_FALSE(!maps);
 	while (fgets(line, sizeof(line), maps))
 		if (strstr(line, "[vvar]"))
 			start = strtoul(line, NULL, 16);
@@ -1042,12 +1042,12 @@ static void *racer_main(void *arg)
 	while (r->pages < RACE_PAGES) {
 		ssize_t ret = pvm(r->pid, r->fd, &r->iov, 1, 0);
 
-		if (ret == -EAGAIN)
-			r->again++;
-		else if (ret < 0)
-			break;
-		else
+		if (ret > 0)
 			r->pages += ret / page_size;
+		else if (ret == -EAGAIN)
+			r->again++;
+		else
+			break;
 	}
 	return NULL;
 }
@@ -1184,7 +1184,7 @@ TEST_F_TIMEOUT(target, fifo_and_inotify, TIMEOUT)
 
 	if (watch < 0)
 		SKIP(return, "no inotify");
-	ASSERT_TRUE(mkdtemp(dir) != NULL);
+	ASSERT_FALSE(!mkdtemp(dir));
 	snprintf(fifo, sizeof(fifo), "%s/fifo", dir);
 	ASSERT_EQ(0, mkfifo(fifo, 0600));
 	rd = open(fifo, O_RDONLY | O_NONBLOCK);
@@ -1228,15 +1228,19 @@ FIXTURE_VARIANT_ADD(backing, zero_page) { .backing = ZERO_PAGE };
 FIXTURE_VARIANT_ADD(backing, shared_anon) { .backing = SHARED_ANON };
 FIXTURE_VARIANT_ADD(backing, memfd) { .backing = MEMFD };
 FIXTURE_VARIANT_ADD(backing, file_clean) { .backing = FILE_CLEAN };
+
 FIXTURE_VARIANT_ADD(backing, file_dirty) {
 	.backing = FILE_DIRTY, .shared = true
 };
+
 FIXTURE_VARIANT_ADD(backing, huge_page) {
 	.backing = HUGE_PAGE, .shared = true
 };
+
 FIXTURE_VARIANT_ADD(backing, huge_page_split) {
 	.backing = HUGE_PAGE_SPLIT, .shared = true
 };
+
 FIXTURE_VARIANT_ADD(backing, hugetlb) { .backing = HUGETLB };
 
 /* The size of the huge pages that MADV_HUGEPAGE makes, or 0. */

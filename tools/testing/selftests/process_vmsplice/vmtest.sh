@@ -111,7 +111,8 @@ build_tests() {
 		mkdir -p "$out"
 		make -s -C "$here" OUTPUT="$out" ARCH="$KARCH" \
 			CC="${CROSS_COMPILE:-}gcc $flags" LDFLAGS=-static \
-			KHDR_INCLUDES="-isystem $build_dir/usr/include" "$out/init" "$out/misbehave" all
+			KHDR_INCLUDES="-isystem $build_dir/usr/include" \
+			"$out/init" "$out/misbehave" all
 	done <<<"$ABIS"
 }
 

@@ -40,9 +40,8 @@ static void mount_filesystems(void)
 }
 
 /* The exit status of the program, or what a shell would say of a signal. */
-static int run(char *path)
+static int run(const char *path)
 {
-	char *argv[] = { path, NULL };
 	int status;
 	pid_t pid;
 
@@ -50,7 +49,7 @@ static int run(char *path)
 	if (pid < 0)
 		return 126;
 	if (!pid) {
-		execv(path, argv);
+		execl(path, path, NULL);
 		_exit(127);
 	}
 	while (waitpid(pid, &status, 0) != pid)
