@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the tests of process_vmsplice() share: the call, patterns, a target that takes
+ * commands, a caller that can be seen blocked. No test waits for time to pass: one that
+ * wants to see a thread blocked waits until /proc says that it sleeps.
+ */
+#ifndef PVM_TEST_H
+#define PVM_TEST_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../kselftest_harness.h"
+
+#ifndef __NR_process_vmsplice
+#ifdef __alpha__
+#define __NR_process_vmsplice 583
+#elif defined(__mips__) && _MIPS_SIM == _MIPS_SIM_ABI32
+#define __NR_process_vmsplice (4000 + 473)
+#elif defined(__mips__) && _MIPS_SIM == _MIPS_SIM_ABI64
+#define __NR_process_vmsplice (5000 + 473)
+#elif defined(__mips__)
+#define __NR_process_vmsplice (6000 + 473)
+#elif defined(__x86_64__) && defined(__ILP32__)
+#define __NR_process_vmsplice (0x40000000 + 473)
+#else
+#define __NR_process_vmsplice 473
+#endif
+#endif
+
+#ifndef O_NOTIFICATION_PIPE
+#define O_NOTIFICATION_PIPE O_EXCL
+#endif
+
+/* Under TCG with a debug kernel, the harness's 30 s are few. */
+#define TIMEOUT 240
+
+#define NR_PAGES 320
+#define NOBODY 65534
+/* No process has it: above the limit of pids. */
+#define NO_PID 0x7ffffff0
+#define BAD_PTR ((void *)(-1UL << 16))
+
+static size_t page_size;
+
+static ssize_t process_vmsplice(pid_t pid, int fd, const struct iovec *iov,
+				unsigned long nr_segs, unsigned int flags)
+{
+	return syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
+}
+
+/* The result, or -errno: one value to compare. */
+static ssize_t pvm(pid_t pid, int fd, const struct iovec *iov,
+		   unsigned long nr_segs, unsigned int flags)
+{
+	ssize_t ret;
+
+	errno = 0;
+	ret = process_vmsplice(pid, fd, iov, nr_segs, flags);
+	return ret < 0 ? -errno : ret;
+}
+
+static unsigned char pattern(size_t i, unsigned char seed)
+{
+	return (i ^ (i >> 8) * 7 ^ (i >> 16) * 13) + seed;
+}
+
+static void set_pattern(unsigned char *mem, size_t from, size_t to,
+			unsigned char seed)
+{
+	for (size_t i = from; i < to; i++)
+		mem[i] = pattern(i, seed);
+}
+
+/* The first of the bytes from..from+len that is not as in buf, or len. */
+static size_t differs(const unsigned char *buf, size_t from, size_t len,
+		      unsigned char seed)
+{
+	for (size_t i = 0; i < len; i++)
+		if (buf[i] != pattern(from + i, seed))
+			return i;
+	return len;
+}
+
+/* Just len bytes; fewer only at the end of the file or if there is nothing now. */
+static ssize_t read_all(int fd, void *buf, size_t len)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = read(fd, (char *)buf + done, len - done);
+
+		if (n <= 0)
+			break;
+		done += n;
+	}
+	return done;
+}
+
+static int in_pipe(int fd)
+{
+	int n;
+
+	return ioctl(fd, FIONREAD, &n) ? -1 : n;
+}
+
+static bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool ok;
+
+	if (fd < 0)
+		return false;
+	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return ok;
+}
+
+/*
+ * The child. A command is a letter and a range of the region:
+ *   f  fill it with the pattern of seed 0
+ *   w  write the pattern of seed 1
+ *   r  read it
+ *   u  unmap it
+ *   n  make it PROT_NONE, o  PROT_WRITE alone
+ *   c  fork a child that shares all memory, copy-on-write, until the end
+ *   h  make a huge page of it, if the kernel does
+ *   z  exit, leaving a zombie
+ */
+struct command {
+	char what;
+	size_t from, to;
+};
+
+static void do_command(unsigned char *mem, const struct command *cmd)
+{
+	unsigned char *start = mem + cmd->from;
+	size_t len = cmd->to - cmd->from;
+	volatile unsigned char sink;
+
+	switch (cmd->what) {
+	case 'f':
+		set_pattern(mem, cmd->from, cmd->to, 0);
+		break;
+	case 'w':
+		set_pattern(mem, cmd->from, cmd->to, 1);
+		break;
+	case 'r':
+		for (size_t i = 0; i < len; i += page_size)
+			sink = start[i];
+		(void)sink;
+		break;
+	case 'u':
+		munmap(start, len);
+		break;
+	case 'n':
+		mprotect(start, len, PROT_NONE);
+		break;
+	case 'o':
+		mprotect(start, len, PROT_WRITE);
+		break;
+	case 'h':
+		madvise(start, len, MADV_HUGEPAGE);
+		break;
+	case 'c':
+		if (!fork()) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			for (;;)
+				pause();
+		}
+		break;
+	default:
+		_exit(0);
+	}
+}
+
+static void target_main(unsigned char *mem, int ctl)
+{
+	struct command cmd;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (read(ctl, &cmd, sizeof(cmd)) == sizeof(cmd)) {
+		do_command(mem, &cmd);
+		if (write(ctl, "", 1) != 1)
+			break;
+	}
+	_exit(0);
+}
+
+/* The child inherits the region, untouched: what it writes there is its own. */
+static pid_t start_target(unsigned char *mem, int *ctl)
+{
+	int sv[2];
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv))
+		return -1;
+	pid = fork();
+	if (!pid) {
+		close(sv[0]);
+		target_main(mem, sv[1]);
+	}
+	close(sv[1]);
+	*ctl = sv[0];
+	return pid;
+}
+
+static bool command(int ctl, char what, size_t from, size_t to)
+{
+	struct command cmd = { what, from, to };
+	char ack;
+
+	return write(ctl, &cmd, sizeof(cmd)) == sizeof(cmd) &&
+	       read(ctl, &ack, 1) == 1;
+}
+
+/* A thread that makes one call. */
+struct caller {
+	pthread_t thread;
+	pid_t pid;
+	int fd;
+	const struct iovec *iov;
+	unsigned long nr_segs;
+	pid_t tid;
+	ssize_t ret;
+};
+
+static void *caller_main(void *arg)
+{
+	struct caller *c = arg;
+
+	/* After this store, the thread sleeps only in the call. */
+	__atomic_store_n(&c->tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
+	c->ret = pvm(c->pid, c->fd, c->iov, c->nr_segs, 0);
+	return NULL;
+}
+
+/* The state of a thread, as the letter in /proc. */
+static char thread_state(pid_t tid)
+{
+	char path[64], buf[512], *paren;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return 'X';
+	n = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	if (n <= 0)
+		return 'X';
+	buf[n] = 0;
+	paren = strrchr(buf, ')');
+	return paren ? paren[2] : 'X';
+}
+
+static void wait_for_state(pid_t tid, char state)
+{
+	while (thread_state(tid) != state)
+		sched_yield();
+}
+
+/* Start the call, and return when it is blocked. */
+static void caller_start_blocked(struct caller *c)
+{
+	c->tid = 0;
+	pthread_create(&c->thread, NULL, caller_main, c);
+	while (!__atomic_load_n(&c->tid, __ATOMIC_ACQUIRE))
+		sched_yield();
+	wait_for_state(c->tid, 'S');
+}
+
+static ssize_t caller_join(struct caller *c)
+{
+	pthread_join(c->thread, NULL);
+	return c->ret;
+}
+
+static void ignore_signal(int sig)
+{
+}
+
+static void handle_signal(int sig, int flags)
+{
+	struct sigaction sa = { .sa_handler = ignore_signal, .sa_flags = flags };
+
+	sigaction(sig, &sa, NULL);
+}
+
+/* How many pages a pipe takes. */
+static int pipe_slots(int fd)
+{
+	return fcntl(fd, F_GETPIPE_SZ) / page_size;
+}
+
+static int fill_pipe(int fd)
+{
+	char *page = calloc(1, page_size);
+	int slots = pipe_slots(fd), ret = 0;
+
+	for (int i = 0; i < slots; i++)
+		if (write(fd, page, page_size) != (ssize_t)page_size)
+			ret = -1;
+	free(page);
+	return ret;
+}
+
+static bool drain(int fd, size_t len)
+{
+	char *buf = malloc(len);
+	bool ok = read_all(fd, buf, len) == (ssize_t)len;
+
+	free(buf);
+	return ok;
+}
+
+/* A file of the size of the region, with the pattern. */
+static int pattern_file(int fd)
+{
+	size_t size = NR_PAGES * page_size;
+	unsigned char *p;
+
+	if (fd < 0 || ftruncate(fd, size))
+		return -1;
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		return -1;
+	set_pattern(p, 0, size, 0);
+	munmap(p, size);
+	return fd;
+}
+
+/* The size of the huge pages that MADV_HUGEPAGE makes, or 0. */
+static size_t thp_size(void)
+{
+	FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "r");
+	size_t size = 0;
+
+	if (!f)
+		return 0;
+	if (fscanf(f, "%zu", &size) != 1)
+		size = 0;
+	fclose(f);
+	return size;
+}
+
+/* The size of the pages that MAP_HUGETLB takes, or 0. */
+static size_t hugetlb_size(void)
+{
+	FILE *f = fopen("/proc/meminfo", "r");
+	char line[128];
+	size_t kb = 0;
+
+	if (!f)
+		return 0;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "Hugepagesize: %zu kB", &kb) == 1)
+			break;
+	fclose(f);
+	return kb << 10;
+}
+
+/* Does the process have a huge page at addr? */
+static bool has_huge_page(pid_t pid, void *addr)
+{
+	char path[64], line[256];
+	bool in_range = false, found = false;
+	unsigned long start, end, kb;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/smaps", pid);
+	f = fopen(path, "r");
+	if (!f)
+		return false;
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			in_range = start <= (unsigned long)addr &&
+				   (unsigned long)addr < end;
+		else if (in_range &&
+			 sscanf(line, "AnonHugePages: %lu kB", &kb) == 1)
+			found = kb > 0;
+	}
+	fclose(f);
+	return found;
+}
+
+/*
+ * What the fixtures have in common: a target with a region of memory, at the
+ * same address in the test, where it is not used; a buffer of that size, and a pipe.
+ * The target dies with the test.
+ */
+#define TARGET_MEMBERS							\
+	unsigned char *mem, *buf;					\
+	size_t size;							\
+	pid_t pid;							\
+	int ctl, rd, wr, slots
+
+#define START_TARGET() do {						\
+	int p[2];							\
+									\
+	self->buf = malloc(self->size);					\
+	ASSERT_FALSE(!self->buf);						\
+	self->pid = start_target(self->mem, &self->ctl);		\
+	ASSERT_LT(0, self->pid);					\
+	/* After the fork: the target must not keep an end open. */	\
+	ASSERT_EQ(0, pipe(p));						\
+	self->rd = p[0];						\
+	self->wr = p[1];						\
+	self->slots = pipe_slots(self->wr);				\
+	ASSERT_LT(1, self->slots);					\
+} while (0)
+
+/* The bytes of the pipe are just those of the region that start at from. */
+#define EXPECT_PIPE(from, len, seed) do {					\
+	EXPECT_EQ((int)(len), in_pipe(self->rd));				\
+	ASSERT_EQ((ssize_t)(len), read_all(self->rd, self->buf, len));		\
+	EXPECT_EQ((size_t)(len), differs(self->buf, from, len, seed));		\
+} while (0)
+
+static void __attribute__((constructor)) first_of_all(void)
+{
+	page_size = sysconf(_SC_PAGESIZE);
+	if (process_vmsplice(0, -1, NULL, 0, 0) && errno == ENOSYS) {
+		ksft_print_header();
+		ksft_exit_skip("no process_vmsplice() in this kernel\n");
+	}
+}
+
+#endif
