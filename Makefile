@@ -56,7 +56,8 @@ clean:
 
 ##
 ## Variables: BASE=7.3 (which Linux), ARCH=x86_64, LINUX=path (a kernel tree of your
-## own instead of Debian's source), JOBS=n, ACCEL=kvm (instead of emulation),
-## XDG_CACHE_HOME (where sources and builds are kept).
+## own instead of Debian's source), CONFIG=debug (test on a kernel with debug options),
+## JOBS=n, ACCEL=kvm (instead of emulation), XDG_CACHE_HOME (where sources and builds
+## are kept).
 
 .PHONY: help demo check test lint tree refresh series fetch clean

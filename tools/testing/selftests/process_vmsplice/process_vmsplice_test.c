@@ -739,6 +739,48 @@ TEST_F_TIMEOUT(target, ptrace_stopped, TIMEOUT)
 	ptrace(PTRACE_DETACH, self->pid, NULL, NULL);
 }
 
+TEST_F_TIMEOUT(target, pidfd, TIMEOUT)
+{
+	struct iovec iov = { self->mem, page_size };
+	int pidfd = syscall(SYS_pidfd_open, self->pid, 0);
+	unsigned int flags = PROCESS_VMSPLICE_PIDFD;
+
+	ASSERT_LE(0, pidfd);
+	EXPECT_EQ((ssize_t)page_size, pvm(pidfd, self->wr, &iov, 1, flags));
+	EXPECT_PIPE(0, page_size, 0);
+	/* A pid is no pidfd, nor is a pidfd a pid. */
+	EXPECT_EQ(-EBADF, pvm(NO_PID, self->wr, &iov, 1, flags));
+	EXPECT_EQ(-EBADF, pvm(self->rd, self->wr, &iov, 1, flags));
+	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, BAD_PTR, 1, flags));
+	EXPECT_EQ(0, pvm(NO_PID, -1, BAD_PTR, 0, flags));
+
+	ASSERT_FALSE(command(self->ctl, 'z', 0, 0));
+	wait_for_state(self->pid, 'Z');
+	EXPECT_EQ(-ESRCH, pvm(pidfd, self->wr, &iov, 1, flags));
+	ASSERT_EQ(self->pid, waitpid(self->pid, NULL, 0));
+	EXPECT_EQ(-ESRCH, pvm(pidfd, self->wr, &iov, 1, flags));
+	close(pidfd);
+	EXPECT_EQ(-EBADF, pvm(pidfd, self->wr, &iov, 1, flags));
+}
+
+TEST_F_TIMEOUT(target, pidfd_self, TIMEOUT)
+{
+	struct iovec iov = { self->buf, 10 };
+	/* PIDFD_SELF_THREAD and PIDFD_SELF_THREAD_GROUP */
+	static const int selves[] = { -10000, -10001 };
+
+	set_pattern(self->buf, 0, 10, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(selves); i++) {
+		ssize_t ret = pvm(selves[i], self->wr, &iov, 1,
+				  PROCESS_VMSPLICE_PIDFD);
+
+		if (ret == -EBADF)
+			SKIP(return, "no PIDFD_SELF");
+		EXPECT_EQ(10, ret);
+		EXPECT_PIPE(0, 10, 0);
+	}
+}
+
 static void *say_tid(void *arg)
 {
 	__atomic_store_n((pid_t *)arg, syscall(SYS_gettid), __ATOMIC_RELEASE);
@@ -970,6 +1012,48 @@ TEST_F_TIMEOUT(backing, later_writes, TIMEOUT)
 	ASSERT_EQ((ssize_t)sizeof(was), pvm(self->pid, self->wr, &iov, 1, 0));
 	ASSERT_EQ((ssize_t)sizeof(was), read_all(self->rd, was, sizeof(was)));
 	EXPECT_EQ(sizeof(was), differs(was, at, sizeof(was), 1));
+}
+
+/* The page frame at addr, or 0 if it is not for us to know. */
+static uint64_t page_frame(pid_t pid, void *addr)
+{
+	uint64_t entry = 0;
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &entry, sizeof(entry),
+		  (uintptr_t)addr / page_size * sizeof(entry)) != sizeof(entry))
+		entry = 0;
+	close(fd);
+	return entry & ((1ULL << 55) - 1);
+}
+
+/*
+ * A page that another process has, too, must not be in the pipe, even though neither's
+ * writes would show: a consumer that writes to it would reach that process. If only the
+ * other maps it in the end, a write can take it as it is, unless the pipe holds it.
+ */
+TEST_F_TIMEOUT(target, cow_page_is_not_in_the_pipe, TIMEOUT)
+{
+	struct iovec iov = { self->mem, page_size };
+	pid_t other = ask(self->ctl, 'c', 0, 0);
+	uint64_t frame;
+
+	ASSERT_LT(0, other);
+	frame = page_frame(other, self->mem);
+	if (!frame)
+		SKIP(return, "may not see page frames");
+	ASSERT_EQ(frame, page_frame(self->pid, self->mem));
+	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
+	ASSERT_TRUE(command(self->ctl, 'u', 0, page_size));
+	ASSERT_EQ(1, process_vm_writev(other, &(struct iovec){ "x", 1 }, 1,
+				       &(struct iovec){ self->mem, 1 }, 1, 0));
+	EXPECT_EQ(frame, page_frame(other, self->mem));
+	EXPECT_PIPE(0, page_size, 0);
 }
 
 TEST_F_TIMEOUT(backing, gone_while_in_the_pipe, TIMEOUT)

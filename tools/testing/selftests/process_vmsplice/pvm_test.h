@@ -49,6 +49,10 @@
 #endif
 #endif
 
+#ifndef PROCESS_VMSPLICE_PIDFD
+#define PROCESS_VMSPLICE_PIDFD (1U << 16)
+#endif
+
 #ifndef O_NOTIFICATION_PIPE
 #define O_NOTIFICATION_PIPE O_EXCL
 #endif
@@ -144,7 +148,8 @@ static bool write_file(const char *path, const char *text)
  *   r  read it
  *   u  unmap it
  *   n  make it PROT_NONE, o  PROT_WRITE alone
- *   c  fork a child that shares all memory, copy-on-write, until the end
+ *   c  fork a child that shares all memory, copy-on-write, until the end;
+ *      the answer is its pid
  *   h  make a huge page of it, if the kernel does
  *   z  exit, leaving a zombie
  */
@@ -153,11 +158,12 @@ struct command {
 	size_t from, to;
 };
 
-static void do_command(unsigned char *mem, const struct command *cmd)
+static int do_command(unsigned char *mem, const struct command *cmd)
 {
 	unsigned char *start = mem + cmd->from;
 	size_t len = cmd->to - cmd->from;
 	volatile unsigned char sink;
+	pid_t child;
 
 	switch (cmd->what) {
 	case 'f':
@@ -184,15 +190,17 @@ static void do_command(unsigned char *mem, const struct command *cmd)
 		madvise(start, len, MADV_HUGEPAGE);
 		break;
 	case 'c':
-		if (!fork()) {
+		child = fork();
+		if (!child) {
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			for (;;)
 				pause();
 		}
-		break;
+		return child;
 	default:
 		_exit(0);
 	}
+	return 0;
 }
 
 static void target_main(unsigned char *mem, int ctl)
@@ -201,8 +209,9 @@ static void target_main(unsigned char *mem, int ctl)
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	while (read(ctl, &cmd, sizeof(cmd)) == sizeof(cmd)) {
-		do_command(mem, &cmd);
-		if (write(ctl, "", 1) != 1)
+		int answer = do_command(mem, &cmd);
+
+		if (write(ctl, &answer, sizeof(answer)) != sizeof(answer))
 			break;
 	}
 	_exit(0);
@@ -226,13 +235,21 @@ static pid_t start_target(unsigned char *mem, int *ctl)
 	return pid;
 }
 
-static bool command(int ctl, char what, size_t from, size_t to)
+/* The answer to a command, or -1 if the child did not live to give it. */
+static int ask(int ctl, char what, size_t from, size_t to)
 {
 	struct command cmd = { what, from, to };
-	char ack;
+	int answer;
 
-	return write(ctl, &cmd, sizeof(cmd)) == sizeof(cmd) &&
-	       read(ctl, &ack, 1) == 1;
+	if (write(ctl, &cmd, sizeof(cmd)) != sizeof(cmd) ||
+	    read(ctl, &answer, sizeof(answer)) != sizeof(answer))
+		return -1;
+	return answer;
+}
+
+static bool command(int ctl, char what, size_t from, size_t to)
+{
+	return ask(ctl, what, from, to) >= 0;
 }
 
 /* A thread that makes one call. */
