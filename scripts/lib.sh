@@ -15,9 +15,11 @@ ARCH=${ARCH:-x86_64}
 # Where kernel code is edited; see scripts/tree.
 TREE=${TREE:-$CACHE/tree-$BASE}
 
-# The kernels that the series is kept for, and the Debian suite that has each.
+# The kernels that the series is kept for, and the Debian suites that have each.
 declare -A SUITES=(
-	[7.3]=trixie-backports
+	[7.3]="trixie-backports"
+	[6.12]="bookworm-security"
+	[6.1]="bookworm bookworm-security"
 )
 
 say() {
@@ -31,7 +33,8 @@ die() {
 
 check_base() {
 	[[ -v SUITES[$BASE] ]] ||
-		die "BASE=$BASE is not supported; these are: ${!SUITES[*]}"
+		die "BASE=$BASE is not supported; these are:" \
+			"$(printf '%s\n' "${!SUITES[@]}" | sort -rV | xargs)"
 }
 
 check_arch() {
