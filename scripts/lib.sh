@@ -10,7 +10,9 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/process_vmsplice
 export TOP CACHE
 JOBS=${JOBS:-$(nproc)}
-BASE=${BASE:-7.3}
+# The kernel that the series is written for; the others are backports.
+MAIN_BASE=7.3
+BASE=${BASE:-$MAIN_BASE}
 ARCH=${ARCH:-x86_64}
 # Where kernel code is edited; see scripts/tree.
 TREE=${TREE:-$CACHE/tree-$BASE}
@@ -85,8 +87,9 @@ series() {
 	sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$TOP/patches/series"
 }
 
-# A kernel that needs another form of a patch has its own in patches/BASE/.
-patch_file() {
+# A kernel that needs other edits for a commit has them, as a mere diff, in
+# patches/BASE/; the message is that of the patch of the same name in patches/.
+edits_file() {
 	if [ -f "$TOP/patches/$BASE/$1" ]; then
 		echo "$TOP/patches/$BASE/$1"
 	else
