@@ -42,6 +42,10 @@
 #endif
 #endif
 
+#ifndef PROCESS_VMSPLICE_PIDFD
+#define PROCESS_VMSPLICE_PIDFD (1U << 16)
+#endif
+
 /* As many segments as one call takes (UIO_MAXIOV). */
 #define MAX_SEGMENTS 1024
 /* What an ordinary user may have; fs.pipe-max-size. */
@@ -54,7 +58,9 @@ struct data {
 
 /**
  * struct dump - a dump under way
- * @pid: the process
+ * @pid: the process, as /proc and messages know it
+ * @pidfd: the process; opened before anything is read of it, so that all that is
+ *	dumped is of the process whose maps were read
  * @out: where the image goes; anything that splice() can write to
  * @pipe: between the two
  * @offset: bytes written to @out
@@ -68,7 +74,7 @@ struct data {
  */
 struct dump {
 	pid_t pid;
-	int out, pipe[2];
+	int pidfd, out, pipe[2];
 	unsigned long long offset, skipped, total;
 	struct data *data;
 	size_t nr_data;
@@ -262,6 +268,8 @@ static const char *explain(int error)
 	case ESRCH:
 	case ENOENT:
 		return "no such process";
+	case EINVAL:
+		return "that is a thread, not a process";
 	case EPERM:
 	case EACCES:
 		return "not permitted: that takes the right to trace it, ptrace(2)";
@@ -273,7 +281,8 @@ static const char *explain(int error)
 static void dump_segments(struct dump *d, struct iovec *iov, size_t nr)
 {
 	while (nr) {
-		ssize_t n = process_vmsplice(d->pid, d->pipe[1], iov, nr, 0);
+		ssize_t n = process_vmsplice(d->pidfd, d->pipe[1], iov, nr,
+					     PROCESS_VMSPLICE_PIDFD);
 
 		d->calls++;
 		if (n > 0) {
@@ -506,10 +515,13 @@ int main(int argc, char **argv)
 	if (!d.pid)
 		errx(2, "not a process id: %s", argv[optind]);
 	/* Without segments, the call only says whether there is one. */
-	if (process_vmsplice(0, -1, NULL, 0, 0))
+	if (process_vmsplice(0, -1, NULL, 0, PROCESS_VMSPLICE_PIDFD))
 		errx(EXIT_FAILURE, "%s", explain(errno));
 	if (d.pid == getpid())
 		stop = false;
+	d.pidfd = syscall(SYS_pidfd_open, d.pid, 0);
+	if (d.pidfd < 0)
+		errx(EXIT_FAILURE, "process %d: %s", d.pid, explain(errno));
 	open_pipe(&d);
 	d.out = open_output(argv[optind + 1]);
 	if (!quiet && isatty(STDERR_FILENO))
