@@ -116,21 +116,8 @@ build_tests() {
 	done <<<"$ABIS"
 }
 
-# The tests that the guest runs: those of the first ABI as /64/test, and so on.
-default_programs() {
-	local abi flags test
-
-	while read -r abi flags; do
-		[ -n "$abi" ] || continue
-		for test in $(make -s -C "$here" --no-print-directory print-tests); do
-			programs+=("/$abi/$test")
-			files+=("$build_dir/tests/$abi/$test:/$abi/$test")
-		done
-	done <<<"$ABIS"
-}
-
-first_abi() {
-	awk 'NF { print $1; exit }' <<<"$ABIS"
+abis() {
+	awk 'NF { print $1 }' <<<"$ABIS"
 }
 
 parents() {
@@ -151,7 +138,7 @@ make_initramfs() {
 		echo "dir /proc 0755 0 0"
 		echo "dir /sys 0755 0 0"
 		echo "dir /tmp 1777 0 0"
-		echo "file /init $build_dir/tests/$(first_abi)/init 0755 0 0"
+		echo "file /init $build_dir/tests/$(abis | head -n 1)/init 0755 0 0"
 		for file in "${files[@]}"; do
 			parents "${file#*:}" | sort
 			echo "file ${file#*:} ${file%%:*} 0755 0 0"
@@ -181,8 +168,9 @@ run_qemu() {
 # What the kernel says when something is wrong with it, at the start of a message.
 splats='BUG:|WARNING:|INFO: (possible|task|rcu|suspicious|trying)|Oops|Kernel panic'
 splats+='|general protection|suspicious RCU|KASAN|KCSAN|UBSAN|kernel BUG'
-splats+='|unreferenced object|refcount_t:|bad page|Bad page|Call Trace|lockdep'
+splats+='|unreferenced object|refcount_t:|bad page|Bad page|Call Trace'
 splats+='|blocked for more than|soft lockup|Unable to handle|list_(add|del) corruption'
+splats+='|DEBUG_LOCKS_WARN|DEADLOCK'
 
 verdict() {
 	local log=$build_dir/console.log last
@@ -203,8 +191,26 @@ verdict() {
 	say "PASS: ${last#*done }"
 }
 
+run_guest() {
+	make_initramfs
+	run_qemu
+	verdict
+}
+
+# A guest of its own for each ABI: some tests change what only a reboot undoes.
+use_tests_of() {
+	local test
+
+	programs=()
+	files=()
+	for test in $(make -s -C "$here" --no-print-directory print-tests); do
+		programs+=("/$1/$test")
+		files+=("$build_dir/tests/$1/$test:/$1/$test")
+	done
+}
+
 main() {
-	local opt
+	local opt abi
 
 	while getopts 't:d:c:o:knp:f:a:m:s:T:j:h' opt; do
 		case $opt in
@@ -239,10 +245,15 @@ main() {
 		[ -z "$kernel_only" ] || return 0
 		build_tests
 	fi
-	[ ${#programs[@]} -gt 0 ] || default_programs
-	make_initramfs
-	run_qemu
-	verdict
+	if [ ${#programs[@]} -gt 0 ]; then
+		run_guest
+		return
+	fi
+	for abi in $(abis); do
+		say "$abi:"
+		use_tests_of "$abi"
+		run_guest
+	done
 }
 
 main "$@"

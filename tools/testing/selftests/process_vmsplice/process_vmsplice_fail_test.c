@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Each allocation of the call fails once: by /proc/self/fail-nth, the first, the second,
+ * and so on, until the call gets through untouched. Whatever fails, the result is
+ * ENOMEM or a count, and what is in the pipe is right. What leaks, kmemleak finds.
+ */
+#define _GNU_SOURCE
+#include "pvm_test.h"
+
+#define NR_RANGES 12
+
+FIXTURE(fail)
+{
+	TARGET_MEMBERS;
+	int fail_nth;
+	struct iovec iov[NR_RANGES];
+};
+
+FIXTURE_VARIANT(fail)
+{
+	bool shared, untouched;
+	/* More than the iovecs that fit on the kernel's stack. */
+	unsigned long nr_segs;
+};
+
+FIXTURE_VARIANT_ADD(fail, shared_pages) { .nr_segs = 1 };
+
+FIXTURE_VARIANT_ADD(fail, long_array) {
+	.nr_segs = NR_RANGES
+};
+
+FIXTURE_VARIANT_ADD(fail, copies) {
+	.shared = true, .nr_segs = 1
+};
+
+FIXTURE_VARIANT_ADD(fail, faults) { .untouched = true, .nr_segs = 1 };
+
+/* Make debugfs' fail_* look at the tasks' own counters, whatever they allocate. */
+static bool enable_faults(void)
+{
+	static const char * const settings[][2] = {
+		{ "failslab/ignore-gfp-wait", "N" },
+		{ "failslab/verbose", "0" },
+		{ "fail_page_alloc/ignore-gfp-wait", "N" },
+		{ "fail_page_alloc/ignore-gfp-highmem", "N" },
+		{ "fail_page_alloc/min-order", "0" },
+		{ "fail_page_alloc/verbose", "0" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+		char path[128];
+
+		snprintf(path, sizeof(path), "/sys/kernel/debug/%s",
+			 settings[i][0]);
+		if (!write_file(path, settings[i][1]))
+			return false;
+	}
+	return true;
+}
+
+FIXTURE_SETUP(fail)
+{
+	int type = variant->shared ? MAP_SHARED : MAP_PRIVATE;
+
+	self->fail_nth = open("/proc/thread-self/fail-nth", O_RDWR);
+	if (self->fail_nth < 0 || !enable_faults())
+		SKIP(return, "no fault injection in this kernel");
+	self->size = NR_RANGES * page_size;
+	self->mem = mmap(NULL, self->size, PROT_READ | PROT_WRITE,
+			 type | MAP_ANONYMOUS, -1, 0);
+	ASSERT_TRUE(self->mem != MAP_FAILED);
+	madvise(self->mem, self->size, MADV_NOHUGEPAGE);
+	START_TARGET();
+	/* What is untouched, the call faults in, or it reads as zeroes. */
+	if (!variant->untouched)
+		ASSERT_TRUE(command(self->ctl, 'f', 0, self->size));
+	for (unsigned long i = 0; i < variant->nr_segs; i++) {
+		size_t len = self->size / variant->nr_segs;
+
+		self->iov[i] = (struct iovec){ self->mem + i * len, len };
+	}
+}
+
+FIXTURE_TEARDOWN(fail)
+{
+}
+
+/* Let the nth allocation of the next call fail. */
+static ssize_t call_failing(FIXTURE_DATA(fail) *self, unsigned long nr_segs,
+			    int nth)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", nth);
+
+	if (write(self->fail_nth, text, len) != len)
+		return -EIO;
+	return pvm(self->pid, self->wr, self->iov, nr_segs, 0);
+}
+
+/* Did the failure happen? It did not if there was no nth allocation. */
+static bool has_failed(FIXTURE_DATA(fail) *self)
+{
+	char text[16] = "";
+
+	if (pread(self->fail_nth, text, sizeof(text) - 1, 0) < 0)
+		return false;
+	/* What is left of it would hit whatever comes next. */
+	if (pwrite(self->fail_nth, "0", 1, 0) != 1)
+		return false;
+	return atoi(text) == 0;
+}
+
+/* Is it what the target has there? */
+static bool is_right(const unsigned char *buf, size_t len, bool untouched)
+{
+	for (size_t i = 0; i < len; i++)
+		if (buf[i] != (untouched ? 0 : pattern(i, 0)))
+			return false;
+	return true;
+}
+
+TEST_F_TIMEOUT(fail, each_allocation, TIMEOUT)
+{
+	bool failed = true;
+	int failures = 0, short_counts = 0, nth;
+
+	for (nth = 1; failed; nth++) {
+		ssize_t ret = call_failing(self, variant->nr_segs, nth);
+
+		failed = has_failed(self);
+		if (ret < 0) {
+			ASSERT_TRUE(failed);
+			/* A fault of the target that fails for want of memory. */
+			ASSERT_TRUE(ret == -ENOMEM ||
+				    (variant->untouched && ret == -EFAULT)) {
+				TH_LOG("failure %d gives %zd", nth, ret);
+			}
+			ASSERT_EQ(0, in_pipe(self->rd));
+			failures++;
+			continue;
+		}
+		ASSERT_EQ((int)ret, in_pipe(self->rd));
+		ASSERT_EQ(ret, read_all(self->rd, self->buf, ret));
+		ASSERT_TRUE(is_right(self->buf, ret, variant->untouched));
+		if ((size_t)ret < self->size) {
+			ASSERT_TRUE(failed);
+			ASSERT_EQ((size_t)0, ret % page_size);
+			short_counts++;
+		}
+		ASSERT_GT(1000, nth);
+	}
+	TH_LOG("%d allocations: %d failures, %d short counts", nth - 2, failures,
+	       short_counts);
+	/* The batch at the least; a long array, too. */
+	EXPECT_LE(variant->nr_segs > 8 ? 2 : 1, failures);
+	/* And each copy of a page; with some in the pipe, the call tries again. */
+	if (variant->shared || variant->untouched)
+		EXPECT_LE(NR_RANGES, nth - 2);
+}
+
+TEST_HARNESS_MAIN

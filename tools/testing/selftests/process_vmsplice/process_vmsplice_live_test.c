@@ -1,0 +1,1082 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tests that process_vmsplice() always comes to an end, and lets others come to
+ * theirs: while a fault of the target is not resolved, while the pipe is full,
+ * and whatever state the target is in.
+ *
+ * The faults are those of userfaultfd: the test decides when they are resolved, and
+ * gets a message when the caller has met one.
+ */
+#define _GNU_SOURCE
+#include <linux/userfaultfd.h>
+#include <sys/mount.h>
+#include "pvm_test.h"
+
+/* Of the region, the first pages are there. The others fault until resolved. */
+#define PRESENT 2
+#define REGION_PAGES 8
+
+static int watch_faults(void *mem, size_t size)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)mem, size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	/* Not UFFD_USER_MODE_ONLY: it is the kernel that faults. */
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	if (fd < 0)
+		return -1;
+	if (!ioctl(fd, UFFDIO_API, &api) && !ioctl(fd, UFFDIO_REGISTER, &reg))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static bool next_fault(int uffd)
+{
+	struct uffd_msg msg;
+
+	return read(uffd, &msg, sizeof(msg)) == sizeof(msg) &&
+	       msg.event == UFFD_EVENT_PAGEFAULT;
+}
+
+static bool resolve_page(int uffd, unsigned char *mem, size_t page)
+{
+	unsigned char *src = malloc(page_size);
+	struct uffdio_copy copy = {
+		.dst = (uintptr_t)mem + page * page_size,
+		.src = (uintptr_t)src,
+		.len = page_size,
+	};
+	bool ok;
+
+	for (size_t i = 0; i < page_size; i++)
+		src[i] = pattern(page * page_size + i, 0);
+	ok = !ioctl(uffd, UFFDIO_COPY, &copy);
+	free(src);
+	return ok;
+}
+
+/* All that is missing. */
+static bool resolve(int uffd, unsigned char *mem)
+{
+	for (size_t page = PRESENT; page < REGION_PAGES; page++)
+		if (!resolve_page(uffd, mem, page))
+			return false;
+	return true;
+}
+
+static unsigned char *map_region(void)
+{
+	size_t size = REGION_PAGES * page_size;
+	unsigned char *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (mem == MAP_FAILED)
+		return NULL;
+	madvise(mem, size, MADV_NOHUGEPAGE);
+	return mem;
+}
+
+static int make_region(unsigned char *mem)
+{
+	set_pattern(mem, 0, PRESENT * page_size, 0);
+	return watch_faults(mem, REGION_PAGES * page_size);
+}
+
+/* A child whose region faults. *uffd is a copy of its descriptor, or -1. */
+static pid_t start_faulting_target(unsigned char *mem, int *uffd)
+{
+	int p[2], theirs = -1, pidfd;
+	pid_t pid;
+
+	if (pipe(p))
+		return -1;
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		theirs = make_region(mem);
+		if (write(p[1], &theirs, sizeof(theirs)) != sizeof(theirs))
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	close(p[1]);
+	read_all(p[0], &theirs, sizeof(theirs));
+	close(p[0]);
+	pidfd = syscall(SYS_pidfd_open, pid, 0);
+	*uffd = syscall(SYS_pidfd_getfd, pidfd, theirs, 0);
+	close(pidfd);
+	return pid;
+}
+
+/*
+ * The state in which a caller waits for its fault to be resolved, of which there has
+ * been a message: S, or D where nothing but a fatal signal ends the wait, as in kernels
+ * before 6.2.
+ */
+static char state_in_fault(pid_t tid)
+{
+	char state;
+
+	do {
+		sched_yield();
+		state = thread_state(tid);
+	} while (state != 'S' && state != 'D');
+	return state;
+}
+
+/* Start the call, and return when it has met a fault: the state, or 0. */
+static char caller_start_faulting(struct caller *c, int uffd)
+{
+	c->tid = 0;
+	if (pthread_create(&c->thread, NULL, caller_main, c) || !next_fault(uffd))
+		return 0;
+	return state_in_fault(__atomic_load_n(&c->tid, __ATOMIC_ACQUIRE));
+}
+
+/* A process that makes one call, and exits with 0 if the result is as expected. */
+static pid_t fork_caller(pid_t pid, int fd, void *addr, size_t len)
+{
+	struct iovec iov = { addr, len };
+	pid_t caller = fork();
+
+	if (caller)
+		return caller;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	_exit(pvm(pid, fd, &iov, 1, 0) != (ssize_t)len);
+}
+
+static int exit_status(pid_t pid)
+{
+	int status;
+
+	return waitpid(pid, &status, 0) == pid ? status : -1;
+}
+
+static int nr_sigpipe, nr_handled;
+
+static void count_signal(int sig)
+{
+	__atomic_add_fetch(sig == SIGPIPE ? &nr_sigpipe : &nr_handled, 1,
+			   __ATOMIC_RELAXED);
+}
+
+static void count_signals(int sig, int flags)
+{
+	struct sigaction sa = { .sa_handler = count_signal, .sa_flags = flags };
+
+	sigaction(sig, &sa, NULL);
+}
+
+/* A caller that has met a fault. Its target is a child, or the test itself. */
+FIXTURE(fault)
+{
+	TARGET_MEMBERS;
+	int uffd;
+};
+
+FIXTURE_VARIANT(fault)
+{
+	bool own;
+};
+
+FIXTURE_VARIANT_ADD(fault, of_a_child) { .own = false };
+FIXTURE_VARIANT_ADD(fault, of_its_own) { .own = true };
+
+FIXTURE_SETUP(fault)
+{
+	int p[2];
+
+	self->size = REGION_PAGES * page_size;
+	self->buf = malloc(self->size);
+	ASSERT_FALSE(!self->buf);
+	self->mem = map_region();
+	ASSERT_FALSE(!self->mem);
+	if (variant->own) {
+		self->pid = getpid();
+		self->uffd = make_region(self->mem);
+	} else {
+		self->pid = start_faulting_target(self->mem, &self->uffd);
+	}
+	ASSERT_LT(0, self->pid);
+	if (self->uffd < 0)
+		SKIP(return, "no userfaultfd() for faults of the kernel");
+	/* After the fork: the target must not keep an end open. */
+	ASSERT_EQ(0, pipe(p));
+	self->rd = p[0];
+	self->wr = p[1];
+	self->slots = pipe_slots(self->wr);
+	ASSERT_LT(4, self->slots);
+}
+
+FIXTURE_TEARDOWN(fault)
+{
+}
+
+#define CALLER(from, pages) {						\
+	.pid = self->pid, .fd = self->wr, .nr_segs = 1,			\
+	.iov = &(struct iovec){ self->mem + (from) * page_size,		\
+				(pages) * page_size },			\
+}
+
+#define PREFILL "0123456789"
+#define PREFILL_LEN 10
+
+TEST_F_TIMEOUT(fault, resolver_reads_the_pipe, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 3);
+
+	/* Resolved one by one, each time by one who first empties the pipe. */
+	ASSERT_EQ(PREFILL_LEN, write(self->wr, PREFILL, PREFILL_LEN));
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	ASSERT_TRUE(drain(self->rd, PREFILL_LEN));
+	EXPECT_EQ(0, in_pipe(self->rd));
+	ASSERT_TRUE(resolve_page(self->uffd, self->mem, PRESENT));
+	for (size_t page = PRESENT + 1; page < PRESENT + 3; page++) {
+		ASSERT_TRUE(next_fault(self->uffd));
+		ASSERT_EQ(1, write(self->wr, "", 1));
+		ASSERT_TRUE(drain(self->rd, 1));
+		ASSERT_TRUE(resolve_page(self->uffd, self->mem, page));
+	}
+	EXPECT_EQ((ssize_t)(3 * page_size), caller_join(&c));
+	EXPECT_PIPE(PRESENT * page_size, 3 * page_size, 0);
+}
+
+/* What must not wait for the fault. Together they leave PREFILL_LEN - 5 bytes. */
+
+static bool count_bytes(int rd, int wr)
+{
+	return in_pipe(rd) == PREFILL_LEN;
+}
+
+static bool poll_both(int rd, int wr)
+{
+	struct pollfd fds[2] = { { rd, POLLIN, 0 }, { wr, POLLOUT, 0 } };
+
+	return poll(fds, 2, 0) == 2;
+}
+
+static bool resize(int rd, int wr)
+{
+	return fcntl(wr, F_SETPIPE_SZ, 4 * page_size) == (int)(4 * page_size);
+}
+
+static bool read_some(int rd, int wr)
+{
+	char buf[3];
+
+	return read(rd, buf, 3) == 3;
+}
+
+static bool splice_some(int rd, int wr)
+{
+	int null = open("/dev/null", O_WRONLY);
+	bool ok = splice(rd, NULL, null, NULL, 3, 0) == 3;
+
+	close(null);
+	return ok;
+}
+
+static bool write_some(int rd, int wr)
+{
+	return write(wr, "x", 1) == 1;
+}
+
+static bool change_memory_map(int rd, int wr)
+{
+	void *p = mmap(NULL, page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS,
+		       -1, 0);
+
+	return p != MAP_FAILED && !munmap(p, page_size);
+}
+
+TEST_F_TIMEOUT(fault, pipe_is_free_meanwhile, TIMEOUT)
+{
+	static const struct {
+		const char *what;
+		bool (*go)(int rd, int wr);
+	} ops[] = {
+		{ "FIONREAD", count_bytes }, { "poll", poll_both },
+		{ "F_SETPIPE_SZ", resize }, { "read", read_some },
+		{ "splice", splice_some }, { "write", write_some },
+		{ "mmap", change_memory_map },
+	};
+	struct caller c = CALLER(PRESENT, 1);
+
+	ASSERT_EQ(PREFILL_LEN, write(self->wr, PREFILL, PREFILL_LEN));
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
+		EXPECT_TRUE(ops[i].go(self->rd, self->wr)) {
+			TH_LOG("%s", ops[i].what);
+		}
+	}
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
+	ASSERT_TRUE(drain(self->rd, PREFILL_LEN - 5));
+	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
+}
+
+TEST_F_TIMEOUT(fault, another_caller_meanwhile, TIMEOUT)
+{
+	struct iovec iov = { self->mem, page_size };
+	struct caller c = CALLER(PRESENT, 1);
+
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_PIPE(0, page_size, 0);
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
+	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
+}
+
+TEST_F_TIMEOUT(fault, pipe_grows_meanwhile, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 3);
+
+	ASSERT_EQ((int)page_size, fcntl(self->wr, F_SETPIPE_SZ, page_size));
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	ASSERT_LT(0, fcntl(self->wr, F_SETPIPE_SZ, 4 * page_size));
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	/* Until all are in or the pipe is full: it is not, any more. */
+	EXPECT_EQ((ssize_t)(3 * page_size), caller_join(&c));
+	EXPECT_PIPE(PRESENT * page_size, 3 * page_size, 0);
+}
+
+TEST_F_TIMEOUT(fault, pipe_shrinks_meanwhile, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 3);
+
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	ASSERT_EQ((int)page_size, fcntl(self->wr, F_SETPIPE_SZ, page_size));
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
+	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
+}
+
+TEST_F_TIMEOUT(fault, room_taken_meanwhile, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 1);
+
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	ASSERT_EQ(0, fill_pipe(self->wr));
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	/* It waits again, and does not say EAGAIN. */
+	wait_for_state(c.tid, 'S');
+	EXPECT_EQ((int)(self->slots * page_size), in_pipe(self->rd));
+	ASSERT_TRUE(drain(self->rd, page_size));
+	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
+	ASSERT_TRUE(drain(self->rd, (self->slots - 1) * page_size));
+	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
+}
+
+TEST_F_TIMEOUT(fault, room_taken_meanwhile_nonblocking, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 1);
+
+	ASSERT_EQ(0, fcntl(self->wr, F_SETFL, O_NONBLOCK));
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	ASSERT_EQ(0, fill_pipe(self->wr));
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	EXPECT_EQ(-EAGAIN, caller_join(&c));
+	EXPECT_EQ((int)(self->slots * page_size), in_pipe(self->rd));
+}
+
+TEST_F_TIMEOUT(fault, reader_leaves_meanwhile, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 1);
+
+	count_signals(SIGPIPE, 0);
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	close(self->rd);
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	EXPECT_EQ(-EPIPE, caller_join(&c));
+	EXPECT_EQ(1, nr_sigpipe);
+}
+
+TEST_F_TIMEOUT(fault, killed, TIMEOUT)
+{
+	struct iovec iov = { self->mem + PRESENT * page_size, page_size };
+	pid_t caller = fork_caller(self->pid, self->wr, iov.iov_base,
+				   page_size);
+	int status;
+
+	ASSERT_LT(0, caller);
+	ASSERT_TRUE(next_fault(self->uffd));
+	ASSERT_EQ(0, kill(caller, SIGKILL));
+	status = exit_status(caller);
+	EXPECT_TRUE(WIFSIGNALED(status));
+	EXPECT_EQ(0, in_pipe(self->rd));
+	/* It has left no lock behind. */
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
+}
+
+TEST_F_TIMEOUT(fault, interrupted, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 1);
+	char state;
+
+	count_signals(SIGUSR1, 0);
+	state = caller_start_faulting(&c, self->uffd);
+	ASSERT_LT(0, state);
+	if (state == 'D') {
+		resolve(self->uffd, self->mem);
+		caller_join(&c);
+		SKIP(return, "only a fatal signal ends a fault in this kernel");
+	}
+	pthread_kill(c.thread, SIGUSR1);
+	EXPECT_EQ(-EINTR, caller_join(&c));
+	EXPECT_EQ(1, nr_handled);
+	EXPECT_EQ(0, in_pipe(self->rd));
+}
+
+TEST_F_TIMEOUT(fault, restarted, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 1);
+	char state;
+
+	count_signals(SIGUSR1, SA_RESTART);
+	state = caller_start_faulting(&c, self->uffd);
+	ASSERT_LT(0, state);
+	pthread_kill(c.thread, SIGUSR1);
+	/* Restarted, it meets the fault again; else it was not disturbed. */
+	ASSERT_TRUE(state == 'D' || next_fault(self->uffd));
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
+	EXPECT_EQ(1, nr_handled);
+	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
+}
+
+TEST_F_TIMEOUT(fault, interrupted_after_some_pages, TIMEOUT)
+{
+	struct caller c = CALLER(0, PRESENT + 1);
+	ssize_t expected = PRESENT * page_size;
+	char state;
+
+	/* What was there before the fault counts, not the signal. */
+	count_signals(SIGUSR1, 0);
+	state = caller_start_faulting(&c, self->uffd);
+	ASSERT_LT(0, state);
+	pthread_kill(c.thread, SIGUSR1);
+	if (state == 'D')
+		expected += page_size;
+	ASSERT_TRUE(state == 'S' || resolve(self->uffd, self->mem));
+	EXPECT_EQ(expected, caller_join(&c));
+	EXPECT_EQ(1, nr_handled);
+	EXPECT_PIPE(0, expected, 0);
+}
+
+TEST_F_TIMEOUT(fault, interrupted_in_the_second_segment, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 1);
+	struct iovec iov[2] = { { self->mem + 3, 7 }, *c.iov };
+	ssize_t expected = 7;
+	char state;
+
+	c.iov = iov;
+	c.nr_segs = 2;
+	count_signals(SIGUSR1, 0);
+	state = caller_start_faulting(&c, self->uffd);
+	ASSERT_LT(0, state);
+	pthread_kill(c.thread, SIGUSR1);
+	if (state == 'D')
+		expected += page_size;
+	ASSERT_TRUE(state == 'S' || resolve(self->uffd, self->mem));
+	EXPECT_EQ(expected, caller_join(&c));
+	EXPECT_EQ((int)expected, in_pipe(self->rd));
+	ASSERT_EQ(7, read_all(self->rd, self->buf, 7));
+	EXPECT_EQ((size_t)7, differs(self->buf, 3, 7, 0));
+}
+
+/*
+ * A target that is paused in one way or another, by the test, and so a caller. Paths of
+ * the cgroup in which the freezer does it, if it does.
+ */
+static char cgroup_root[32], cgroup[64];
+
+static bool make_cgroup(void)
+{
+	snprintf(cgroup_root, sizeof(cgroup_root),
+		 "/tmp/process_vmsplice.XXXXXX");
+	if (!mkdtemp(cgroup_root))
+		return false;
+	if (mount("cgroup2", cgroup_root, "cgroup2", 0, NULL)) {
+		rmdir(cgroup_root);
+		return false;
+	}
+	snprintf(cgroup, sizeof(cgroup), "%s/process_vmsplice.%d", cgroup_root,
+		 getpid());
+	return !mkdir(cgroup, 0700);
+}
+
+static void remove_cgroup(void)
+{
+	rmdir(cgroup);
+	umount(cgroup_root);
+	rmdir(cgroup_root);
+}
+
+static bool write_cgroup(const char *file, int value)
+{
+	char path[128], text[16];
+
+	snprintf(path, sizeof(path), "%s/%s", cgroup, file);
+	snprintf(text, sizeof(text), "%d", value);
+	return write_file(path, text);
+}
+
+/* The kernel says so with a notification. */
+static bool wait_until_frozen(void)
+{
+	char path[128], text[128];
+	struct pollfd fd = { .events = POLLPRI };
+	bool frozen = false;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "%s/cgroup.events", cgroup);
+	fd.fd = open(path, O_RDONLY);
+	while (!frozen) {
+		n = pread(fd.fd, text, sizeof(text) - 1, 0);
+		if (n <= 0)
+			break;
+		text[n] = 0;
+		frozen = strstr(text, "frozen 1");
+		if (!frozen)
+			poll(&fd, 1, -1);
+	}
+	close(fd.fd);
+	return frozen;
+}
+
+static bool pause_by_freezer(pid_t pid)
+{
+	return write_cgroup("cgroup.procs", pid) &&
+	       write_cgroup("cgroup.freeze", 1) && wait_until_frozen();
+}
+
+static bool resume_by_freezer(pid_t pid)
+{
+	return write_cgroup("cgroup.freeze", 0);
+}
+
+static bool pause_by_signal(pid_t pid)
+{
+	int status;
+
+	return !kill(pid, SIGSTOP) && waitpid(pid, &status, WUNTRACED) == pid &&
+	       WIFSTOPPED(status);
+}
+
+static bool resume_by_signal(pid_t pid)
+{
+	return !kill(pid, SIGCONT);
+}
+
+static bool pause_by_ptrace(pid_t pid)
+{
+	int status;
+
+	return !ptrace(PTRACE_SEIZE, pid, NULL, NULL) &&
+	       !ptrace(PTRACE_INTERRUPT, pid, NULL, NULL) &&
+	       waitpid(pid, &status, 0) == pid && WIFSTOPPED(status);
+}
+
+static bool resume_by_ptrace(pid_t pid)
+{
+	return !ptrace(PTRACE_DETACH, pid, NULL, NULL);
+}
+
+FIXTURE(paused)
+{
+	TARGET_MEMBERS;
+	int uffd;
+	unsigned char *fresh;
+};
+
+FIXTURE_VARIANT(paused)
+{
+	bool (*pause)(pid_t pid);
+	bool (*resume)(pid_t pid);
+};
+
+FIXTURE_VARIANT_ADD(paused, stopped) {
+	.pause = pause_by_signal, .resume = resume_by_signal,
+};
+
+FIXTURE_VARIANT_ADD(paused, ptrace_stopped) {
+	.pause = pause_by_ptrace, .resume = resume_by_ptrace,
+};
+
+FIXTURE_VARIANT_ADD(paused, frozen) {
+	.pause = pause_by_freezer, .resume = resume_by_freezer,
+};
+
+FIXTURE_SETUP(paused)
+{
+	int p[2];
+
+	if (variant->pause == pause_by_freezer && !make_cgroup())
+		SKIP(return, "no cgroup v2 to be had");
+	self->size = REGION_PAGES * page_size;
+	self->buf = malloc(self->size);
+	self->mem = map_region();
+	self->fresh = map_region();
+	ASSERT_TRUE(self->buf && self->mem && self->fresh);
+	self->pid = start_faulting_target(self->mem, &self->uffd);
+	ASSERT_LT(0, self->pid);
+	ASSERT_EQ(0, pipe(p));
+	self->rd = p[0];
+	self->wr = p[1];
+	self->slots = pipe_slots(self->wr);
+}
+
+FIXTURE_TEARDOWN(paused)
+{
+	if (self->pid > 0) {
+		kill(self->pid, SIGKILL);
+		waitpid(self->pid, NULL, 0);
+	}
+	if (cgroup[0])
+		remove_cgroup();
+}
+
+TEST_F_TIMEOUT(paused, target, TIMEOUT)
+{
+	/* Memory that it has, and memory that is faulted in on its behalf. */
+	struct iovec iov[2] = {
+		{ self->mem, PRESENT * page_size }, { self->fresh, page_size },
+	};
+	ssize_t len = (PRESENT + 1) * page_size;
+
+	ASSERT_TRUE(variant->pause(self->pid));
+	ASSERT_EQ(len, pvm(self->pid, self->wr, iov, 2, 0));
+	EXPECT_EQ(len, in_pipe(self->rd));
+	ASSERT_EQ(len, read_all(self->rd, self->buf, len));
+	EXPECT_EQ(PRESENT * page_size,
+		  differs(self->buf, 0, PRESENT * page_size, 0));
+	EXPECT_EQ(0, memcmp(self->buf + PRESENT * page_size, self->fresh,
+			    page_size));
+	EXPECT_TRUE(variant->resume(self->pid));
+}
+
+/* Paused in the call, the caller goes on with it: no signal is there to report. */
+
+TEST_F_TIMEOUT(paused, caller_in_a_fault, TIMEOUT)
+{
+	pid_t caller;
+
+	if (self->uffd < 0)
+		SKIP(return, "no userfaultfd() for faults of the kernel");
+	caller = fork_caller(self->pid, self->wr,
+			     self->mem + PRESENT * page_size, page_size);
+	ASSERT_LT(0, caller);
+	ASSERT_TRUE(next_fault(self->uffd));
+	if (state_in_fault(caller) == 'D') {
+		kill(caller, SIGKILL);
+		exit_status(caller);
+		SKIP(return, "only a fatal signal ends a fault in this kernel");
+	}
+	ASSERT_TRUE(variant->pause(caller));
+	EXPECT_EQ(0, in_pipe(self->rd));
+	ASSERT_TRUE(variant->resume(caller));
+	ASSERT_TRUE(next_fault(self->uffd));
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	EXPECT_EQ(0, exit_status(caller));
+	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
+}
+
+TEST_F_TIMEOUT(paused, caller_waiting_for_room, TIMEOUT)
+{
+	pid_t caller;
+
+	ASSERT_EQ(0, fill_pipe(self->wr));
+	caller = fork_caller(self->pid, self->wr, self->mem, page_size);
+	ASSERT_LT(0, caller);
+	wait_for_state(caller, 'S');
+	ASSERT_TRUE(variant->pause(caller));
+	ASSERT_TRUE(variant->resume(caller));
+	wait_for_state(caller, 'S');
+	ASSERT_TRUE(drain(self->rd, page_size));
+	EXPECT_EQ(0, exit_status(caller));
+	ASSERT_TRUE(drain(self->rd, (self->slots - 1) * page_size));
+	EXPECT_PIPE(0, page_size, 0);
+}
+
+/* Several writers of one page each, blocked on a pipe of few slots that is full. */
+#define NR_WRITERS 4
+#define FEW_SLOTS 2
+
+FIXTURE(writers)
+{
+	TARGET_MEMBERS;
+	struct caller callers[NR_WRITERS];
+	struct iovec iov[NR_WRITERS];
+};
+
+FIXTURE_SETUP(writers)
+{
+	self->size = REGION_PAGES * page_size;
+	self->mem = map_region();
+	ASSERT_FALSE(!self->mem);
+	START_TARGET();
+	ASSERT_TRUE(command(self->ctl, 'f', 0, self->size));
+	ASSERT_LT(0, fcntl(self->wr, F_SETPIPE_SZ, FEW_SLOTS * page_size));
+	ASSERT_EQ(FEW_SLOTS, pipe_slots(self->wr));
+	ASSERT_EQ(0, fill_pipe(self->wr));
+	count_signals(SIGUSR1, 0);
+	count_signals(SIGPIPE, 0);
+	for (int i = 0; i < NR_WRITERS; i++) {
+		self->iov[i] = (struct iovec){
+			self->mem + i * page_size, page_size,
+		};
+		self->callers[i] = (struct caller){
+			.pid = self->pid, .fd = self->wr,
+			.iov = &self->iov[i], .nr_segs = 1,
+		};
+		caller_start_blocked(&self->callers[i]);
+	}
+}
+
+FIXTURE_TEARDOWN(writers)
+{
+}
+
+/* Read pages until the one of each writer whose bit is set has come, just once. */
+static bool read_pages_of(int rd, unsigned char *buf, unsigned int writers)
+{
+	while (writers) {
+		unsigned int who = 0;
+
+		if (read_all(rd, buf, page_size) != (ssize_t)page_size)
+			return false;
+		while (who < NR_WRITERS &&
+		       differs(buf, who * page_size, page_size, 0) != page_size)
+			who++;
+		if (!(writers & 1U << who))
+			return false;
+		writers &= ~(1U << who);
+	}
+	return true;
+}
+
+#define ALL_WRITERS ((1U << NR_WRITERS) - 1)
+
+TEST_F_TIMEOUT(writers, all_proceed, TIMEOUT)
+{
+	ASSERT_TRUE(drain(self->rd, FEW_SLOTS * page_size));
+	EXPECT_TRUE(read_pages_of(self->rd, self->buf, ALL_WRITERS));
+	for (int i = 0; i < NR_WRITERS; i++)
+		EXPECT_EQ((ssize_t)page_size, caller_join(&self->callers[i]));
+	EXPECT_EQ(0, in_pipe(self->rd));
+}
+
+TEST_F_TIMEOUT(writers, reader_leaves, TIMEOUT)
+{
+	close(self->rd);
+	for (int i = 0; i < NR_WRITERS; i++)
+		EXPECT_EQ(-EPIPE, caller_join(&self->callers[i]));
+	EXPECT_EQ(NR_WRITERS, nr_sigpipe);
+}
+
+TEST_F_TIMEOUT(writers, signal_to_one, TIMEOUT)
+{
+	pthread_kill(self->callers[1].thread, SIGUSR1);
+	EXPECT_EQ(-EINTR, caller_join(&self->callers[1]));
+	EXPECT_EQ(1, nr_handled);
+	/* The others have had none, and wait on. */
+	ASSERT_TRUE(drain(self->rd, FEW_SLOTS * page_size));
+	EXPECT_TRUE(read_pages_of(self->rd, self->buf, ALL_WRITERS & ~2));
+	for (int i = 0; i < NR_WRITERS; i++) {
+		if (i == 1)
+			continue;
+		EXPECT_EQ((ssize_t)page_size, caller_join(&self->callers[i]));
+	}
+	EXPECT_EQ(0, in_pipe(self->rd));
+}
+
+TEST_F_TIMEOUT(writers, one_is_killed, TIMEOUT)
+{
+	pid_t caller = fork_caller(self->pid, self->wr, self->mem, page_size);
+	int status;
+
+	ASSERT_LT(0, caller);
+	wait_for_state(caller, 'S');
+	ASSERT_EQ(0, kill(caller, SIGKILL));
+	status = exit_status(caller);
+	EXPECT_TRUE(WIFSIGNALED(status));
+	ASSERT_TRUE(drain(self->rd, FEW_SLOTS * page_size));
+	EXPECT_TRUE(read_pages_of(self->rd, self->buf, ALL_WRITERS));
+	for (int i = 0; i < NR_WRITERS; i++)
+		EXPECT_EQ((ssize_t)page_size, caller_join(&self->callers[i]));
+}
+
+TEST_F_TIMEOUT(writers, pipe_grows, TIMEOUT)
+{
+	/* Nobody reads: it is the room that lets them go. */
+	ASSERT_LT(0, fcntl(self->wr, F_SETPIPE_SZ, 8 * page_size));
+	for (int i = 0; i < NR_WRITERS; i++)
+		EXPECT_EQ((ssize_t)page_size, caller_join(&self->callers[i]));
+	EXPECT_EQ((int)((FEW_SLOTS + NR_WRITERS) * page_size),
+		  in_pipe(self->rd));
+	ASSERT_TRUE(drain(self->rd, FEW_SLOTS * page_size));
+	EXPECT_TRUE(read_pages_of(self->rd, self->buf, ALL_WRITERS));
+}
+
+TEST_F_TIMEOUT(writers, pipe_shrinks, TIMEOUT)
+{
+	struct iovec iov = { self->mem, 3 * page_size };
+
+	/* What is in it does not fit. */
+	ASSERT_EQ(-1, fcntl(self->wr, F_SETPIPE_SZ, page_size));
+	ASSERT_EQ(EBUSY, errno);
+	/* The attempt has neither lost a writer nor let one through. */
+	for (int left = FEW_SLOTS; left > 0; left--)
+		ASSERT_TRUE(drain(self->rd, page_size));
+	EXPECT_TRUE(read_pages_of(self->rd, self->buf, ALL_WRITERS));
+	for (int i = 0; i < NR_WRITERS; i++)
+		EXPECT_EQ((ssize_t)page_size, caller_join(&self->callers[i]));
+	ASSERT_EQ((int)page_size, fcntl(self->wr, F_SETPIPE_SZ, page_size));
+	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_PIPE(0, page_size, 0);
+}
+
+/* Targets that come, go and change. */
+
+FIXTURE(going)
+{
+	TARGET_MEMBERS;
+};
+
+FIXTURE_SETUP(going)
+{
+	int p[2];
+
+	self->size = REGION_PAGES * page_size;
+	self->buf = malloc(self->size);
+	self->mem = map_region();
+	ASSERT_TRUE(self->buf && self->mem);
+	ASSERT_EQ(0, pipe2(p, O_CLOEXEC));
+	self->rd = p[0];
+	self->wr = p[1];
+}
+
+FIXTURE_TEARDOWN(going)
+{
+	if (self->pid > 0) {
+		kill(self->pid, SIGKILL);
+		waitpid(self->pid, NULL, 0);
+	}
+}
+
+static ssize_t readv_errno(pid_t pid, void *addr)
+{
+	char byte;
+	struct iovec to = { &byte, 1 }, from = { addr, 1 };
+	ssize_t ret = process_vm_readv(pid, &to, 1, &from, 1, 0);
+
+	return ret < 0 ? -errno : ret;
+}
+
+TEST_F_TIMEOUT(going, killed_during_a_fault, TIMEOUT)
+{
+	struct caller c = { .fd = self->wr, .nr_segs = 1 };
+	struct iovec iov = { self->mem + PRESENT * page_size, page_size };
+	int uffd;
+
+	self->pid = start_faulting_target(self->mem, &uffd);
+	ASSERT_LT(0, self->pid);
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd() for faults of the kernel");
+	c.pid = self->pid;
+	c.iov = &iov;
+	ASSERT_LT(0, caller_start_faulting(&c, uffd));
+	/* It does not wait for the caller, who has its memory until the end. */
+	ASSERT_EQ(0, kill(self->pid, SIGKILL));
+	wait_for_state(self->pid, 'Z');
+	ASSERT_TRUE(resolve_page(uffd, self->mem, PRESENT));
+	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
+	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
+	EXPECT_EQ(-ESRCH, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_EQ(-ESRCH, readv_errno(self->pid, self->mem));
+}
+
+/* A parent that vfork() keeps waiting; the child fills the second page. */
+static void vfork_target(unsigned char *mem, int fd)
+{
+	pid_t me;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	set_pattern(mem, 0, page_size, 0);
+	if (vfork())
+		_exit(0);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	set_pattern(mem, page_size, 2 * page_size, 0);
+	me = getpid();
+	if (write(fd, &me, sizeof(me)) != sizeof(me))
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+TEST_F_TIMEOUT(going, vfork, TIMEOUT)
+{
+	struct iovec iov = { self->mem, 2 * page_size };
+	pid_t child;
+	int p[2];
+
+	ASSERT_EQ(0, pipe(p));
+	self->pid = fork();
+	if (!self->pid)
+		vfork_target(self->mem, p[1]);
+	ASSERT_EQ((ssize_t)sizeof(child), read_all(p[0], &child, sizeof(child)));
+	wait_for_state(self->pid, 'D');
+	ASSERT_EQ((ssize_t)iov.iov_len, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_PIPE(0, iov.iov_len, 0);
+	ASSERT_EQ((ssize_t)iov.iov_len, pvm(child, self->wr, &iov, 1, 0));
+	EXPECT_PIPE(0, iov.iov_len, 0);
+	EXPECT_EQ('D', thread_state(self->pid));
+	kill(child, SIGKILL);
+}
+
+/* A leader that has exited, and a thread that has not and says who it is. */
+static void *lasting_thread(void *arg)
+{
+	pid_t tid = syscall(SYS_gettid);
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (write(*(int *)arg, &tid, sizeof(tid)) != sizeof(tid))
+		_exit(1);
+	for (;;)
+		pause();
+	return NULL;
+}
+
+static void leaderless_target(unsigned char *mem, int fd)
+{
+	pthread_t thread;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	set_pattern(mem, 0, page_size, 0);
+	pthread_create(&thread, NULL, lasting_thread, &fd);
+	syscall(SYS_exit, 0);
+}
+
+TEST_F_TIMEOUT(going, leader_has_exited, TIMEOUT)
+{
+	struct iovec iov = { self->mem, page_size };
+	pid_t tid;
+	int p[2];
+
+	ASSERT_EQ(0, pipe(p));
+	self->pid = fork();
+	if (!self->pid)
+		leaderless_target(self->mem, p[1]);
+	ASSERT_EQ((ssize_t)sizeof(tid), read_all(p[0], &tid, sizeof(tid)));
+	wait_for_state(self->pid, 'Z');
+	EXPECT_EQ(-ESRCH, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_EQ(-ESRCH, readv_errno(self->pid, self->mem));
+	/* The memory is there, for who asks for the thread. */
+	EXPECT_EQ(1, readv_errno(tid, self->mem));
+	ASSERT_EQ((ssize_t)page_size, pvm(tid, self->wr, &iov, 1, 0));
+	EXPECT_PIPE(0, page_size, 0);
+}
+
+/*
+ * A target that executes itself again and again. Each image puts a page of known bytes
+ * at one address, the last one other bytes.
+ */
+#define IMAGE ((unsigned char *)0x60000000UL)
+#define NR_EXECS 40
+#define LAST_SEED 1
+
+static void fill_image(unsigned char seed)
+{
+	void *p = mmap(IMAGE, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+		       MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (p != IMAGE)
+		_exit(1);
+	set_pattern(IMAGE, 0, page_size, seed);
+}
+
+static void exec_again(int left)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", left);
+	setenv("PVM_EXECS_LEFT", text, 1);
+	execl("/proc/self/exe", "image", NULL);
+	_exit(1);
+}
+
+static void __attribute__((constructor)) image_main(void)
+{
+	const char *left = getenv("PVM_EXECS_LEFT");
+
+	if (!left)
+		return;
+	if (atoi(left)) {
+		fill_image(0);
+		exec_again(atoi(left) - 1);
+	}
+	fill_image(LAST_SEED);
+	for (;;)
+		pause();
+}
+
+static void exec_target(int ctl)
+{
+	char go;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	fill_image(0);
+	if (write(ctl, "", 1) != 1 || read(ctl, &go, 1) != 1)
+		_exit(1);
+	exec_again(NR_EXECS);
+}
+
+/* A page that is being filled has zeroes, too. */
+static bool of_an_image(const unsigned char *buf, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (buf[i] && buf[i] != pattern(i, 0) &&
+		    buf[i] != pattern(i, LAST_SEED))
+			return false;
+	return true;
+}
+
+TEST_F_TIMEOUT(going, exec, TIMEOUT)
+{
+	struct iovec iov = { IMAGE, page_size };
+	bool last = false;
+	int sv[2];
+	char go;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv));
+	self->pid = fork();
+	if (!self->pid)
+		exec_target(sv[1]);
+	ASSERT_EQ(1, read(sv[0], &go, 1));
+	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_PIPE(0, page_size, 0);
+	ASSERT_EQ(1, write(sv[0], "", 1));
+
+	while (!last) {
+		ssize_t ret = pvm(self->pid, self->wr, &iov, 1, 0);
+
+		ASSERT_TRUE(ret == (ssize_t)page_size || ret == -ESRCH ||
+			    ret == -EFAULT || ret == -EPERM);
+		ASSERT_EQ(0, waitpid(self->pid, NULL, WNOHANG));
+		if (ret < 0)
+			continue;
+		ASSERT_EQ(ret, read_all(self->rd, self->buf, ret));
+		ASSERT_TRUE(of_an_image(self->buf, ret));
+		last = differs(self->buf, 0, ret, LAST_SEED) == page_size;
+	}
+}
+
+TEST_HARNESS_MAIN

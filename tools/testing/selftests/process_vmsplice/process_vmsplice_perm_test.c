@@ -1,0 +1,811 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tests of who may use process_vmsplice() on whom: ids, dumpability, Yama, user and
+ * pid namespaces, set-user-ID programs, seccomp. It has to agree with
+ * process_vm_readv() in each case.
+ *
+ * The last test forbids all attaching, which lasts until the next boot. It is left out
+ * but where the root file system is in memory, as in the guest of vmtest.sh; there, no
+ * other test may come after this program.
+ */
+#define _GNU_SOURCE
+#include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include "pvm_test.h"
+
+#define OTHER 65533
+
+/* What one caller is told of one target: 0 or -errno of both system calls. */
+struct verdict {
+	int splice, readv;
+};
+
+static int try_splice(pid_t pid, unsigned char *mem)
+{
+	unsigned char *buf = malloc(page_size);
+	struct iovec iov = { mem, page_size };
+	ssize_t ret = -EPIPE;
+	int p[2];
+
+	if (!pipe(p))
+		ret = pvm(pid, p[1], &iov, 1, 0);
+	/* Allowed is who gets the bytes. */
+	if (ret > 0)
+		ret = read_all(p[0], buf, ret) == (ssize_t)page_size &&
+		      differs(buf, 0, page_size, 0) == page_size ? 0 : -EIO;
+	close(p[0]);
+	close(p[1]);
+	free(buf);
+	return ret;
+}
+
+static int try_readv(pid_t pid, unsigned char *mem)
+{
+	unsigned char byte;
+	struct iovec to = { &byte, 1 }, from = { mem, 1 };
+	ssize_t ret = process_vm_readv(pid, &to, 1, &from, 1, 0);
+
+	return ret < 0 ? -errno : 0;
+}
+
+static struct verdict try_both(pid_t pid, unsigned char *mem)
+{
+	return (struct verdict){ try_splice(pid, mem), try_readv(pid, mem) };
+}
+
+struct ids {
+	uid_t real, effective, saved;
+	gid_t gid;
+};
+
+#define IDS_ROOT { 0, 0, 0, 0 }
+#define IDS_NOBODY { NOBODY, NOBODY, NOBODY, NOBODY }
+#define IDS_OTHER { OTHER, OTHER, OTHER, OTHER }
+
+static bool become(const struct ids *ids)
+{
+	return !setgroups(0, NULL) &&
+	       !setresgid(ids->gid, ids->gid, ids->gid) &&
+	       !setresuid(ids->real, ids->effective, ids->saved);
+}
+
+static bool become_nobody(void)
+{
+	static const struct ids nobody = IDS_NOBODY;
+
+	return become(&nobody);
+}
+
+/* Whom a target lets attach under Yama. */
+enum tracer { NONE, ANYBODY, THE_CALLER, ITSELF };
+
+/* A caller and a target: siblings, or parent and child with the same ids. */
+struct scene {
+	const char *what;
+	struct ids caller, target;
+	bool child;
+	bool not_dumpable;
+	bool with_capabilities;
+	bool caller_in_userns, target_in_userns;
+	enum tracer tracer;
+	int expected;
+};
+
+static void name_tracer(enum tracer tracer, pid_t caller)
+{
+	unsigned long who[] = {
+		[NONE] = 0,
+		[ANYBODY] = PR_SET_PTRACER_ANY,
+		[THE_CALLER] = caller,
+		[ITSELF] = getpid(),
+	};
+
+	prctl(PR_SET_PTRACER, who[tracer], 0, 0, 0);
+}
+
+static bool write_map(const char *path, unsigned int id)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%u %u 1", id, id);
+	return write_file(path, text);
+}
+
+/* With its own ids mapped: without, it could not make another namespace in it. */
+static bool enter_userns(void)
+{
+	uid_t uid = geteuid();
+	gid_t gid = getegid();
+
+	/* Or its files in /proc are not its own. */
+	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+	if (unshare(CLONE_NEWUSER))
+		return false;
+	/* In a namespace inside another, this is so already. */
+	write_file("/proc/self/setgroups", "deny");
+	return write_map("/proc/self/uid_map", uid) &&
+	       write_map("/proc/self/gid_map", gid);
+}
+
+static void target_role(const struct scene *s, pid_t caller, int ready)
+{
+	if (s->with_capabilities)
+		prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
+	if (!s->child && !become(&s->target))
+		_exit(1);
+	/* Not before: it does not outlive a change of ids. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (s->target_in_userns && !enter_userns())
+		_exit(1);
+	prctl(PR_SET_DUMPABLE, !s->not_dumpable, 0, 0, 0);
+	name_tracer(s->tracer, caller);
+	if (write(ready, "", 1) != 1)
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+/* Returns when the target is what it shall be. */
+static pid_t start_role(const struct scene *s, pid_t caller)
+{
+	pid_t pid = -1;
+	char byte;
+	int p[2];
+
+	if (pipe(p))
+		return -1;
+	pid = fork();
+	if (!pid)
+		target_role(s, caller, p[1]);
+	close(p[1]);
+	if (read(p[0], &byte, 1) != 1)
+		pid = -1;
+	close(p[0]);
+	return pid;
+}
+
+static void caller_role(const struct scene *s, unsigned char *mem, int ctl)
+{
+	struct verdict v;
+	pid_t target;
+
+	if (!become(&s->caller))
+		_exit(1);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (s->caller_in_userns && !enter_userns())
+		_exit(1);
+	if (read(ctl, &target, sizeof(target)) != sizeof(target))
+		_exit(1);
+	if (s->child)
+		target = start_role(s, getpid());
+	if (target < 0)
+		_exit(1);
+	v = try_both(target, mem);
+	_exit(write(ctl, &v, sizeof(v)) != sizeof(v));
+}
+
+static void end_process(pid_t pid)
+{
+	if (pid <= 0)
+		return;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static bool play(const struct scene *s, unsigned char *mem, struct verdict *v)
+{
+	pid_t caller, target = 0;
+	bool ok;
+	int sv[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, sv))
+		return false;
+	caller = fork();
+	if (!caller) {
+		close(sv[0]);
+		caller_role(s, mem, sv[1]);
+	}
+	close(sv[1]);
+	if (!s->child)
+		target = start_role(s, caller);
+	ok = target >= 0 &&
+	     write(sv[0], &target, sizeof(target)) == sizeof(target) &&
+	     read_all(sv[0], v, sizeof(*v)) == sizeof(*v);
+	close(sv[0]);
+	end_process(caller);
+	end_process(target);
+	return ok;
+}
+
+#define EXPECT_SCENE(s, is) do {					\
+	struct verdict v = {};						\
+									\
+	ASSERT_TRUE(play(s, self->mem, &v)) {				\
+		TH_LOG("no verdict: %s", (s)->what);			\
+	}								\
+	EXPECT_EQ(is, v.splice) {					\
+		TH_LOG("process_vmsplice: %s", (s)->what);		\
+	}								\
+	EXPECT_EQ(v.readv, v.splice) {					\
+		TH_LOG("process_vm_readv differs: %s", (s)->what);	\
+	}								\
+} while (0)
+
+/* Yama's setting, or -1 without Yama. */
+
+#define SCOPE "/proc/sys/kernel/yama/ptrace_scope"
+#define NO_ATTACH 3
+
+static int get_scope(void)
+{
+	int fd = open(SCOPE, O_RDONLY);
+	char digit;
+	ssize_t n;
+
+	if (fd < 0)
+		return -1;
+	n = read(fd, &digit, 1);
+	close(fd);
+	return n == 1 ? digit - '0' : -1;
+}
+
+static bool set_scope(int scope)
+{
+	char text[2] = { '0' + scope, 0 };
+
+	return scope < 0 || (write_file(SCOPE, text) && get_scope() == scope);
+}
+
+static unsigned char *pattern_page(void)
+{
+	unsigned char *mem = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (mem == MAP_FAILED)
+		return NULL;
+	set_pattern(mem, 0, page_size, 0);
+	return mem;
+}
+
+TEST(seccomp)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+			 offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_process_vmsplice, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTUNIQ),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { ARRAY_SIZE(filter), filter };
+	unsigned char *mem = pattern_page();
+	struct iovec iov = { mem, page_size };
+	int p[2];
+
+	ASSERT_FALSE(!mem);
+	ASSERT_EQ(0, pipe(p));
+	EXPECT_EQ(0, try_splice(getpid(), mem));
+	ASSERT_EQ(0, prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0))
+		SKIP(return, "no seccomp filters");
+	EXPECT_EQ(-ENOTUNIQ, try_splice(getpid(), mem));
+	EXPECT_EQ(-ENOTUNIQ, pvm(NO_PID, -1, BAD_PTR, 0, 0));
+	/* What is like it is not forbidden with it. */
+	EXPECT_EQ(0, try_readv(getpid(), mem));
+	EXPECT_EQ((ssize_t)page_size, vmsplice(p[1], &iov, 1, 0));
+	EXPECT_EQ((int)page_size, in_pipe(p[0]));
+}
+
+/* All but Yama. */
+
+FIXTURE(perm)
+{
+	unsigned char *mem;
+	int old_scope;
+};
+
+FIXTURE_SETUP(perm)
+{
+	if (getuid())
+		SKIP(return, "needs root, to become somebody else");
+	self->old_scope = get_scope();
+	if (self->old_scope == NO_ATTACH)
+		SKIP(return, "Yama forbids it to all");
+	ASSERT_TRUE(self->old_scope < 0 || set_scope(0));
+	self->mem = pattern_page();
+	ASSERT_FALSE(!self->mem);
+}
+
+FIXTURE_TEARDOWN(perm)
+{
+	if (self->mem)
+		set_scope(self->old_scope);
+}
+
+TEST_F_TIMEOUT(perm, ids_and_dumpability, TIMEOUT)
+{
+	static const struct scene scenes[] = {
+		{ "root on root", IDS_ROOT, IDS_ROOT,
+		  .expected = 0 },
+		{ "root on a user", IDS_ROOT, IDS_NOBODY,
+		  .expected = 0 },
+		{ "user on the same user", IDS_NOBODY, IDS_NOBODY,
+		  .expected = 0 },
+		{ "user on its child", IDS_NOBODY, .child = true },
+		{ "user on root", IDS_NOBODY, IDS_ROOT, .expected = -EPERM },
+		{ "user on another", IDS_NOBODY, IDS_OTHER,
+		  .expected = -EPERM },
+		{ "user on another real id", IDS_NOBODY,
+		  { OTHER, NOBODY, NOBODY, NOBODY }, .expected = -EPERM },
+		{ "user on another effective id", IDS_NOBODY,
+		  { NOBODY, OTHER, NOBODY, NOBODY }, .expected = -EPERM },
+		{ "user on another saved id", IDS_NOBODY,
+		  { NOBODY, NOBODY, OTHER, NOBODY }, .expected = -EPERM },
+		{ "user on another group", IDS_NOBODY,
+		  { NOBODY, NOBODY, NOBODY, OTHER }, .expected = -EPERM },
+		/* The caller's real ids count, not its effective ones. */
+		{ "user with another effective id",
+		  { NOBODY, OTHER, OTHER, NOBODY }, IDS_NOBODY,
+		  .expected = 0 },
+		{ "user with another real id",
+		  { OTHER, NOBODY, NOBODY, NOBODY }, IDS_NOBODY,
+		  .expected = -EPERM },
+		{ "user on one with capabilities", IDS_NOBODY, IDS_NOBODY,
+		  .with_capabilities = true, .expected = -EPERM },
+		{ "user, not dumpable", IDS_NOBODY, IDS_NOBODY,
+		  .not_dumpable = true, .expected = -EPERM },
+		{ "child, not dumpable", IDS_NOBODY, .child = true,
+		  .not_dumpable = true, .expected = -EPERM },
+		{ "root on a user, not dumpable", IDS_ROOT, IDS_NOBODY,
+		  .not_dumpable = true },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(scenes); i++)
+		EXPECT_SCENE(&scenes[i], scenes[i].expected);
+}
+
+static bool have_user_namespaces(void)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (!pid)
+		_exit(!become_nobody() || !enter_userns());
+	return waitpid(pid, &status, 0) == pid && !status;
+}
+
+TEST_F_TIMEOUT(perm, user_namespaces, TIMEOUT)
+{
+	static const struct scene scenes[] = {
+		/* All capabilities, but none over what is outside. */
+		{ "from inside on root", IDS_NOBODY, IDS_ROOT,
+		  .caller_in_userns = true, .expected = -EPERM },
+		{ "from inside on the same user", IDS_NOBODY, IDS_NOBODY,
+		  .caller_in_userns = true, .expected = -EPERM },
+		{ "from inside as root on root", IDS_ROOT, IDS_ROOT,
+		  .caller_in_userns = true, .expected = -EPERM },
+		{ "on a sibling namespace", IDS_NOBODY, IDS_NOBODY,
+		  .caller_in_userns = true, .target_in_userns = true,
+		  .expected = -EPERM },
+		/* The namespace's owner has them all over it. */
+		{ "its owner on a namespace", IDS_NOBODY, IDS_NOBODY,
+		  .target_in_userns = true },
+		{ "on a child namespace", IDS_NOBODY, .child = true,
+		  .target_in_userns = true },
+		{ "from inside on a child namespace", IDS_NOBODY,
+		  .child = true, .caller_in_userns = true,
+		  .target_in_userns = true },
+		{ "root on a namespace", IDS_ROOT, IDS_NOBODY,
+		  .target_in_userns = true },
+		{ "another user on a namespace", IDS_OTHER, IDS_NOBODY,
+		  .target_in_userns = true, .expected = -EPERM },
+	};
+
+	if (!have_user_namespaces())
+		SKIP(return, "no user namespaces for users");
+	for (size_t i = 0; i < ARRAY_SIZE(scenes); i++)
+		EXPECT_SCENE(&scenes[i], scenes[i].expected);
+}
+
+/* The first process of a pid namespace: asks for a process inside, and one outside. */
+static void first_of_namespace(unsigned char *mem, pid_t outside, int out)
+{
+	static const struct scene root;
+	struct verdict v[2];
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	v[0] = try_both(start_role(&root, 0), mem);
+	v[1] = try_both(outside, mem);
+	if (write(out, v, sizeof(v)) != sizeof(v))
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+/* Says as whom the namespace's first process is seen outside. */
+static void make_pid_namespace(unsigned char *mem, pid_t outside, int verdicts,
+			       int number)
+{
+	pid_t first;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (unshare(CLONE_NEWPID))
+		_exit(1);
+	first = fork();
+	if (!first)
+		first_of_namespace(mem, outside, verdicts);
+	if (write(number, &first, sizeof(first)) != sizeof(first))
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+TEST_F_TIMEOUT(perm, pid_namespaces, TIMEOUT)
+{
+	struct verdict in[2], out;
+	pid_t helper, first;
+	int verdicts[2], number[2];
+
+	ASSERT_EQ(0, pipe(verdicts));
+	ASSERT_EQ(0, pipe(number));
+	helper = fork();
+	if (!helper)
+		make_pid_namespace(self->mem, getppid(), verdicts[1], number[1]);
+	close(verdicts[1]);
+	close(number[1]);
+	ASSERT_EQ((ssize_t)sizeof(first),
+		  read_all(number[0], &first, sizeof(first)));
+	ASSERT_EQ((ssize_t)sizeof(in), read_all(verdicts[0], in, sizeof(in)));
+	EXPECT_EQ(0, in[0].splice);
+	EXPECT_EQ(0, in[0].readv);
+	EXPECT_EQ(-ESRCH, in[1].splice);
+	EXPECT_EQ(-ESRCH, in[1].readv);
+	out = try_both(first, self->mem);
+	EXPECT_EQ(0, out.splice);
+	EXPECT_EQ(0, out.readv);
+	kill(first, SIGKILL);
+	end_process(helper);
+}
+
+/*
+ * A set-user-ID program: a copy of this one, owned by root, which fills the page that
+ * is known to all. A target fills it too, with something else, before it becomes that.
+ */
+#define IMAGE ((unsigned char *)0x60000000UL)
+#define PUBLIC 0x11
+#define SECRET 0x77
+#define NR_EXECS 30
+/* How often the attacker tries what it can only be denied. */
+#define NR_DENIED 5
+
+static bool fill_image(unsigned char byte)
+{
+	void *p = mmap(IMAGE, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+		       MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (p != IMAGE)
+		return false;
+	memset(IMAGE, byte, page_size);
+	return true;
+}
+
+/* Only as the program above does the variable exist. */
+static void __attribute__((constructor)) image_main(void)
+{
+	const char *fd = getenv("PVM_IMAGE_FD");
+	char end;
+
+	if (!fd)
+		return;
+	if (geteuid() || !getuid() || !fill_image(SECRET) ||
+	    write(atoi(fd), "", 1) != 1)
+		_exit(1);
+	/* Until the attacker is gone. */
+	_exit(read(atoi(fd), &end, 1) != 0);
+}
+
+static void image_target(const char *path, int ctl)
+{
+	char text[16], go;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+	if (!fill_image(PUBLIC) || write(ctl, "", 1) != 1 ||
+	    read(ctl, &go, 1) != 1)
+		_exit(1);
+	snprintf(text, sizeof(text), "%d", ctl);
+	setenv("PVM_IMAGE_FD", text, 1);
+	execl(path, "image", NULL);
+	_exit(1);
+}
+
+/* A target that has filled the page, and turns into the program for a byte. */
+static pid_t start_image_target(const char *path, int *ctl)
+{
+	int sv[2];
+	pid_t pid;
+	char byte;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, sv))
+		return -1;
+	/* Or the target would not see the end of it. */
+	fcntl(sv[0], F_SETFD, FD_CLOEXEC);
+	pid = fork();
+	if (!pid)
+		image_target(path, sv[1]);
+	close(sv[1]);
+	*ctl = sv[0];
+	return read(sv[0], &byte, 1) == 1 ? pid : -1;
+}
+
+/* What an attacker got. */
+struct tally {
+	int public, denied, not_there, leaked, strange, ready;
+};
+
+static bool all_public(const unsigned char *buf, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (buf[i] != PUBLIC)
+			return false;
+	return true;
+}
+
+static void attack(pid_t pid, const int *p, unsigned char *buf, struct tally *t)
+{
+	struct iovec iov = { IMAGE, page_size };
+	ssize_t ret = pvm(pid, p[1], &iov, 1, 0);
+
+	if (ret == -EPERM)
+		t->denied++;
+	else if (ret == -EFAULT || ret == -ESRCH)
+		t->not_there++;
+	else if (ret <= 0 || read_all(p[0], buf, ret) != ret)
+		t->strange++;
+	else if (all_public(buf, ret))
+		t->public++;
+	else
+		t->leaked++;
+}
+
+static void attack_one_exec(const char *path, const int *p, unsigned char *buf,
+			    struct tally *t)
+{
+	struct pollfd fd = { .events = POLLIN };
+	pid_t pid = start_image_target(path, &fd.fd);
+	char byte;
+
+	attack(pid, p, buf, t);
+	if (write(fd.fd, "", 1) != 1)
+		return;
+	while (!poll(&fd, 1, 0))
+		attack(pid, p, buf, t);
+	t->ready += read(fd.fd, &byte, 1) == 1;
+	for (int i = 0; i < NR_DENIED; i++)
+		attack(pid, p, buf, t);
+	end_process(pid);
+	close(fd.fd);
+}
+
+static void attacker(const char *path, struct tally *t)
+{
+	unsigned char *buf = malloc(page_size);
+	int p[2];
+
+	if (!become_nobody() || pipe(p))
+		_exit(1);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (int i = 0; i < NR_EXECS; i++)
+		attack_one_exec(path, p, buf, t);
+	_exit(0);
+}
+
+/* One whose call waits for room when the target becomes the program. */
+static void patient_attacker(const char *path, struct tally *t)
+{
+	struct iovec iov = { IMAGE, page_size };
+	struct caller c = { .iov = &iov, .nr_segs = 1 };
+	int p[2], ctl;
+	char byte;
+
+	if (!become_nobody() || pipe2(p, O_CLOEXEC) || fill_pipe(p[1]))
+		_exit(1);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	c.pid = start_image_target(path, &ctl);
+	c.fd = p[1];
+	caller_start_blocked(&c);
+	if (write(ctl, "", 1) != 1)
+		_exit(1);
+	t->ready = read(ctl, &byte, 1) == 1;
+	drain(p[0], page_size);
+	t->not_there = caller_join(&c) == -ESRCH;
+	t->leaked = in_pipe(p[0]) >= (int)(pipe_slots(p[1]) * page_size);
+	end_process(c.pid);
+	_exit(0);
+}
+
+static bool copy_program(const char *path)
+{
+	int from = open("/proc/self/exe", O_RDONLY);
+	int to = open(path, O_WRONLY | O_CREAT | O_EXCL, 0700);
+	char buf[4096];
+	bool ok = from >= 0 && to >= 0;
+	ssize_t n = 0;
+
+	while (ok && (n = read(from, buf, sizeof(buf))) > 0)
+		ok = write(to, buf, n) == n;
+	/* Last: to write clears the bit. */
+	ok = ok && !n && !fchmod(to, 04755);
+	close(from);
+	close(to);
+	return ok;
+}
+
+FIXTURE(setuid)
+{
+	char dir[32], path[64];
+	struct tally *tally;
+	int old_scope;
+};
+
+FIXTURE_SETUP(setuid)
+{
+	struct statvfs fs;
+
+	if (getuid())
+		SKIP(return, "needs root, to make a set-user-ID program");
+	self->old_scope = get_scope();
+	if (self->old_scope == NO_ATTACH)
+		SKIP(return, "Yama forbids it to all");
+	ASSERT_EQ(0, statvfs("/tmp", &fs));
+	if (fs.f_flag & ST_NOSUID)
+		SKIP(return, "no set-user-ID programs in /tmp");
+	ASSERT_TRUE(self->old_scope < 0 || set_scope(0));
+	snprintf(self->dir, sizeof(self->dir), "/tmp/process_vmsplice.XXXXXX");
+	ASSERT_FALSE(!mkdtemp(self->dir));
+	ASSERT_EQ(0, chmod(self->dir, 0755));
+	snprintf(self->path, sizeof(self->path), "%s/image", self->dir);
+	ASSERT_TRUE(copy_program(self->path));
+	self->tally = mmap(NULL, sizeof(*self->tally), PROT_READ | PROT_WRITE,
+			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_TRUE(self->tally != MAP_FAILED);
+}
+
+FIXTURE_TEARDOWN(setuid)
+{
+	if (!self->dir[0])
+		return;
+	unlink(self->path);
+	rmdir(self->dir);
+	set_scope(self->old_scope);
+}
+
+TEST_F_TIMEOUT(setuid, exec_under_attack, TIMEOUT)
+{
+	struct tally *t = self->tally;
+	pid_t pid = fork();
+	int status;
+
+	if (!pid)
+		attacker(self->path, t);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	TH_LOG("got it %d times, denied %d times, not there %d times",
+	       t->public, t->denied, t->not_there);
+	EXPECT_EQ(0, t->leaked);
+	EXPECT_EQ(0, t->strange);
+	EXPECT_EQ(NR_EXECS, t->ready);
+	EXPECT_LE(NR_EXECS, t->public);
+	EXPECT_LE(NR_EXECS * NR_DENIED, t->denied);
+}
+
+TEST_F_TIMEOUT(setuid, exec_during_the_wait, TIMEOUT)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (!pid)
+		patient_attacker(self->path, self->tally);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	EXPECT_EQ(1, self->tally->ready);
+	EXPECT_EQ(1, self->tally->not_there);
+	EXPECT_EQ(0, self->tally->leaked);
+}
+
+/*
+ * Yama. The last fixture, and its last variant the last of the system: there is no way
+ * back from NO_ATTACH.
+ */
+
+FIXTURE(yama)
+{
+	unsigned char *mem;
+	int old_scope;
+};
+
+FIXTURE_VARIANT(yama)
+{
+	int scope;
+};
+
+FIXTURE_VARIANT_ADD(yama, classic) { .scope = 0 };
+FIXTURE_VARIANT_ADD(yama, restricted) { .scope = 1 };
+FIXTURE_VARIANT_ADD(yama, admin_only) { .scope = 2 };
+FIXTURE_VARIANT_ADD(yama, no_attach) { .scope = NO_ATTACH };
+
+/* Is the system one that will not live on? */
+static bool root_is_in_memory(void)
+{
+	struct statfs fs;
+
+	/* RAMFS_MAGIC and TMPFS_MAGIC, as an initramfs may have. */
+	return !statfs("/", &fs) && ((unsigned int)fs.f_type == 0x858458f6 ||
+				     (unsigned int)fs.f_type == 0x01021994);
+}
+
+FIXTURE_SETUP(yama)
+{
+	self->old_scope = get_scope();
+	if (self->old_scope < 0)
+		SKIP(return, "no Yama");
+	if (getuid())
+		SKIP(return, "needs root, to become somebody else");
+	if (variant->scope == NO_ATTACH && !root_is_in_memory())
+		SKIP(return, "can't be undone until the next boot");
+	if (self->old_scope == NO_ATTACH && variant->scope != NO_ATTACH)
+		SKIP(return, "Yama forbids it to all");
+	ASSERT_TRUE(set_scope(variant->scope));
+	self->mem = pattern_page();
+	ASSERT_FALSE(!self->mem);
+}
+
+FIXTURE_TEARDOWN(yama)
+{
+	if (self->mem && variant->scope != NO_ATTACH)
+		set_scope(self->old_scope);
+}
+
+TEST_F_TIMEOUT(yama, verdicts, TIMEOUT)
+{
+	static const struct {
+		struct scene scene;
+		/* The last setting that allows it. */
+		int allowed_up_to;
+	} cases[] = {
+		{ { "its child", IDS_NOBODY, .child = true }, 1 },
+		{ { "sibling", IDS_NOBODY, IDS_NOBODY,
+		    .tracer = NONE }, 0 },
+		{ { "sibling that names it", IDS_NOBODY, IDS_NOBODY,
+		    .tracer = THE_CALLER }, 1 },
+		{ { "sibling that names anybody", IDS_NOBODY, IDS_NOBODY,
+		    .tracer = ANYBODY }, 1 },
+		{ { "sibling that names another", IDS_NOBODY, IDS_NOBODY,
+		    .tracer = ITSELF }, 0 },
+		{ { "its child that names it", IDS_NOBODY, .child = true,
+		    .tracer = THE_CALLER }, 1 },
+		{ { "root, sibling", IDS_ROOT, IDS_NOBODY,
+		    .tracer = NONE }, 2 },
+		{ { "root, sibling that names it", IDS_ROOT, IDS_NOBODY,
+		    .tracer = THE_CALLER }, 2 },
+		{ { "root, its child", IDS_ROOT, .child = true }, 2 },
+		/* To name a caller does not make it the same user. */
+		{ { "another user, named", IDS_OTHER, IDS_NOBODY,
+		    .tracer = THE_CALLER }, -1 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		bool allowed = variant->scope <= cases[i].allowed_up_to;
+		int expected = allowed ? 0 : -EPERM;
+
+		EXPECT_SCENE(&cases[i].scene, expected);
+	}
+	/* Who calls on itself attaches to nobody. */
+	EXPECT_EQ(0, try_splice(getpid(), self->mem));
+	EXPECT_EQ(0, try_readv(getpid(), self->mem));
+}
+
+TEST_HARNESS_MAIN
