@@ -43,7 +43,7 @@
 #endif
 
 #ifndef PROCESS_VMSPLICE_PIDFD
-#define PROCESS_VMSPLICE_PIDFD (1U << 16)
+#define PROCESS_VMSPLICE_PIDFD 0x10000U
 #endif
 
 /* As many segments as one call takes (UIO_MAXIOV). */

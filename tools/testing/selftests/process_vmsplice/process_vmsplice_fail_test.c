@@ -85,29 +85,24 @@ FIXTURE_TEARDOWN(fail)
 {
 }
 
-/* Let the nth allocation of the next call fail. */
-static ssize_t call_failing(FIXTURE_DATA(fail) *self, unsigned long nr_segs,
-			    int nth)
+/* Let the nth allocation of what this thread does next fail. */
+static bool let_fail(int fail_nth, int nth)
 {
 	char text[16];
 	int len = snprintf(text, sizeof(text), "%d", nth);
 
-	if (write(self->fail_nth, text, len) != len)
-		return -EIO;
-	return pvm(self->pid, self->wr, self->iov, nr_segs, 0);
+	return pwrite(fail_nth, text, len, 0) == len;
 }
 
 /* Did the failure happen? It did not if there was no nth allocation. */
-static bool has_failed(FIXTURE_DATA(fail) *self)
+static bool has_failed(int fail_nth)
 {
 	char text[16] = "";
 
-	if (pread(self->fail_nth, text, sizeof(text) - 1, 0) < 0)
+	if (pread(fail_nth, text, sizeof(text) - 1, 0) < 0)
 		return false;
 	/* What is left of it would hit whatever comes next. */
-	if (pwrite(self->fail_nth, "0", 1, 0) != 1)
-		return false;
-	return atoi(text) == 0;
+	return let_fail(fail_nth, 0) && atoi(text) == 0;
 }
 
 /* Is it what the target has there? */
@@ -125,9 +120,11 @@ TEST_F_TIMEOUT(fail, each_allocation, TIMEOUT)
 	int failures = 0, short_counts = 0, nth;
 
 	for (nth = 1; failed; nth++) {
-		ssize_t ret = call_failing(self, variant->nr_segs, nth);
+		ssize_t ret;
 
-		failed = has_failed(self);
+		ASSERT_TRUE(let_fail(self->fail_nth, nth));
+		ret = pvm(self->pid, self->wr, self->iov, variant->nr_segs, 0);
+		failed = has_failed(self->fail_nth);
 		if (ret < 0) {
 			ASSERT_TRUE(failed);
 			/* A fault of the target that fails for want of memory. */
