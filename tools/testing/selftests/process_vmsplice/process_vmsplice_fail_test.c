@@ -114,45 +114,51 @@ static bool is_right(const unsigned char *buf, size_t len, bool untouched)
 	return true;
 }
 
+/*
+ * What comes between (the allocator's caches that have to be filled now and then, kmemleak)
+ * fails as well, without harm, and shifts the others: hence several sweeps.
+ */
+#define SWEEPS 10
+
 TEST_F_TIMEOUT(fail, each_allocation, TIMEOUT)
 {
-	bool failed = true;
-	int failures = 0, short_counts = 0, nth;
+	int failures = 0, sweep = 0, nth = 1;
+	bool failed;
 
-	for (nth = 1; failed; nth++) {
+	while (sweep < SWEEPS) {
 		ssize_t ret;
 
 		ASSERT_TRUE(let_fail(self->fail_nth, nth));
 		ret = pvm(self->pid, self->wr, self->iov, variant->nr_segs, 0);
 		failed = has_failed(self->fail_nth);
+		ASSERT_GT(1000, nth);
 		if (ret < 0) {
-			ASSERT_TRUE(failed);
-			/* A fault of the target that fails for want of memory. */
+			/* A fault of the target that fails may have no memory. */
 			ASSERT_TRUE(ret == -ENOMEM ||
 				    (variant->untouched && ret == -EFAULT)) {
 				TH_LOG("failure %d gives %zd", nth, ret);
 			}
+			ASSERT_TRUE(failed);
 			ASSERT_EQ(0, in_pipe(self->rd));
 			failures++;
+		} else {
+			ASSERT_TRUE(failed || (size_t)ret == self->size);
+			ASSERT_EQ((int)ret, in_pipe(self->rd));
+			ASSERT_EQ(ret, read_all(self->rd, self->buf, ret));
+			ASSERT_TRUE(is_right(self->buf, ret, variant->untouched));
+		}
+		if (failed) {
+			nth++;
 			continue;
 		}
-		ASSERT_EQ((int)ret, in_pipe(self->rd));
-		ASSERT_EQ(ret, read_all(self->rd, self->buf, ret));
-		ASSERT_TRUE(is_right(self->buf, ret, variant->untouched));
-		if ((size_t)ret < self->size) {
-			ASSERT_TRUE(failed);
-			ASSERT_EQ((size_t)0, ret % page_size);
-			short_counts++;
-		}
-		ASSERT_GT(1000, nth);
+		/* The copy of each page is an allocation, too. */
+		if (variant->shared || variant->untouched)
+			ASSERT_LE(NR_RANGES, nth - 1);
+		nth = 1;
+		sweep++;
 	}
-	TH_LOG("%d allocations: %d failures, %d short counts", nth - 2, failures,
-	       short_counts);
-	/* The batch at the least; a long array, too. */
-	EXPECT_LE(variant->nr_segs > 8 ? 2 : 1, failures);
-	/* And each copy of a page; with some in the pipe, the call tries again. */
-	if (variant->shared || variant->untouched)
-		EXPECT_LE(NR_RANGES, nth - 2);
+	/* The batch in each; and a long array, or the first page. */
+	EXPECT_LE(SWEEPS + (variant->nr_segs > 8 || variant->shared), failures);
 }
 
 TEST_HARNESS_MAIN

@@ -4,8 +4,10 @@
  * vmtest/test_vmtest.sh runs them to see that vmtest.sh notices.
  */
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/reboot.h>
 #include <unistd.h>
 
@@ -14,6 +16,32 @@ static int write_to(const char *path, const char *text)
 	int fd = open(path, O_WRONLY);
 
 	return fd < 0 || write(fd, text, strlen(text)) < 0;
+}
+
+/* Have memory until a signal comes; say when it is there, and when it is gone. */
+static int vanish(void)
+{
+	size_t size = 8 << 20;
+	sigset_t usr1;
+	char *mem;
+	int sig;
+
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &usr1, NULL);
+	mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem == MAP_FAILED)
+		return 1;
+	memset(mem, 1, size);
+	puts("ready");
+	fflush(stdout);
+	sigwait(&usr1, &sig);
+	munmap(mem, size);
+	puts("gone");
+	fflush(stdout);
+	for (;;)
+		pause();
 }
 
 int main(int argc, char **argv)
@@ -38,6 +66,8 @@ int main(int argc, char **argv)
 		return 4;
 	if (!strcmp(name, "die"))
 		__builtin_trap();
+	if (!strcmp(name, "vanish"))
+		return vanish();
 	if (!strcmp(name, "deny"))
 		puts("not ok 1 a test whose program exits with 0 all the same");
 	return 0;
