@@ -66,7 +66,7 @@ struct backing {
 
 static const struct backing anon = {
 	.mapping = SMALL, .steps = "i",
-	.set = KPF_ANON | PM_ALONE, .clear = KPF_THP | KPF_KSM,
+	.set = KPF_ANON | PM_ALONE, .clear = KPF_THP,
 };
 
 static const struct backing thp = {
@@ -112,7 +112,10 @@ static const struct backing file_dirty = {
 	.set = KPF_ANON | PM_ALONE,
 };
 
-/* A and B have each written the same. */
+/*
+ * A and B have each written the same. (Some kernels say KPF_KSM of all that is anonymous:
+ * that neither has its page alone any more is what tells.)
+ */
 static const struct backing ksm = {
 	.mapping = SMALL, .steps = "Fgi", .other_steps = "gi",
 	.set = KPF_KSM, .clear = PM_ALONE,
@@ -408,9 +411,9 @@ static bool pages_are(pid_t pid, const unsigned char *mem, unsigned long long se
 	return first_other_page(pid, mem, set, clear) == SPAN_PAGES;
 }
 
-static void wait_for_pages(pid_t pid, const struct world *w, unsigned long long set)
+static void wait_for_pages(pid_t pid, const struct world *w)
 {
-	while (!pages_are(pid, w->mem, set, 0))
+	while (!pages_are(pid, w->mem, w->backing->set, w->backing->clear))
 		sched_yield();
 }
 
@@ -779,8 +782,8 @@ static bool is_as_it_should(const struct world *w)
 	pid_t pid = target_pid(w);
 
 	if (b->set & KPF_KSM) {
-		wait_for_pages(w->a, w, KPF_KSM);
-		wait_for_pages(w->b, w, KPF_KSM);
+		wait_for_pages(w->a, w);
+		wait_for_pages(w->b, w);
 	}
 	if (!pages_are(pid, w->mem, b->set, b->clear))
 		return false;
