@@ -14,8 +14,15 @@ JOBS=${JOBS:-$(nproc)}
 MAIN_BASE=7.3
 BASE=${BASE:-$MAIN_BASE}
 ARCH=${ARCH:-x86_64}
+# A tree of the person's own has its own place for all that is made of it.
+KERNEL=$BASE
+if [ -n "${LINUX:-}" ]; then
+	LINUX=$(realpath -m "$LINUX")
+	export LINUX
+	KERNEL=$BASE-$(printf '%s' "$LINUX" | cksum | cut -d' ' -f1)
+fi
 # Where kernel code is edited; see scripts/tree.
-TREE=${TREE:-$CACHE/tree-$BASE}
+TREE=${TREE:-$CACHE/tree-$KERNEL}
 
 # The kernels that the series is kept for, and the Debian suites that have each.
 declare -A SUITES=(
@@ -47,17 +54,15 @@ check_arch() {
 			"$(cd "${conf%/*}" && echo -- *.conf | sed 's/^-- //; s/\.conf//g')"
 }
 
-# One tree for each kernel; a tree of the person's own, one for each path.
 src_dir() {
-	if [ -n "${LINUX:-}" ]; then
-		echo "$CACHE/src-$BASE-$(printf '%s' "$LINUX" | cksum | cut -d' ' -f1)"
-	else
-		echo "$CACHE/src-$BASE"
-	fi
+	echo "$CACHE/src-$KERNEL"
 }
 
-# Two runs at once would build in the same trees. The descriptor is not inherited
-# by what a script leaves behind.
+build_dir() {
+	echo "$CACHE/build/$KERNEL-$ARCH${CONFIG:+-$CONFIG}"
+}
+
+# Two runs at once would build in the same trees.
 lock_cache() {
 	mkdir -p "$CACHE"
 	exec {lock_fd}>"$CACHE/lock"

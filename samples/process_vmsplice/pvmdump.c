@@ -14,15 +14,19 @@
  * An image without the last line is not complete.
  */
 #define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
 #include <dirent.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <netdb.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -111,19 +115,13 @@ static void show_progress(struct dump *d, bool last)
 
 /* Holding the process. */
 
-/* A thread that is stopped, and the signal that it was about to take. */
-struct thread {
-	pid_t tid;
-	int signal;
-};
-
-static struct thread *threads;
+static pid_t *threads;
 static size_t nr_threads;
 
 static bool is_held(pid_t tid)
 {
 	for (size_t i = 0; i < nr_threads; i++)
-		if (threads[i].tid == tid)
+		if (threads[i] == tid)
 			return true;
 	return false;
 }
@@ -134,7 +132,6 @@ static bool is_held(pid_t tid)
  */
 static bool hold_thread(pid_t tid)
 {
-	struct thread thread = { .tid = tid };
 	int status;
 
 	if (ptrace(PTRACE_SEIZE, tid, NULL, NULL)) {
@@ -143,15 +140,20 @@ static bool hold_thread(pid_t tid)
 		err(EXIT_FAILURE, "can't stop thread %d (is a debugger attached?)",
 		    tid);
 	}
-	if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) ||
-	    waitpid(tid, &status, __WALL) != tid || !WIFSTOPPED(status))
-		return false;
-	if (status >> 16 != PTRACE_EVENT_STOP)
-		thread.signal = WSTOPSIG(status);
+	/* If that fails, it has ended, which the wait is told. */
+	ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
+	for (;;) {
+		if (waitpid(tid, &status, __WALL) != tid || !WIFSTOPPED(status))
+			return false;
+		if (status >> 16 == PTRACE_EVENT_STOP)
+			break;
+		/* A signal came first: the thread takes it when it goes on. */
+		ptrace(PTRACE_CONT, tid, NULL, (void *)(long)WSTOPSIG(status));
+	}
 	threads = reallocarray(threads, nr_threads + 1, sizeof(*threads));
 	if (!threads)
 		err(EXIT_FAILURE, "out of memory");
-	threads[nr_threads++] = thread;
+	threads[nr_threads++] = tid;
 	return true;
 }
 
@@ -184,8 +186,7 @@ static void hold_process(pid_t pid)
 static void release_process(void)
 {
 	for (size_t i = 0; i < nr_threads; i++)
-		ptrace(PTRACE_DETACH, threads[i].tid, NULL,
-		       (void *)(long)threads[i].signal);
+		ptrace(PTRACE_DETACH, threads[i], NULL, NULL);
 	nr_threads = 0;
 }
 
@@ -306,6 +307,8 @@ static void dump_ranges(struct dump *d, const struct ranges *ranges)
 	for (size_t i = 0; i < ranges->nr; i++) {
 		const struct range *r = &ranges->at[i];
 
+		if (r->end - 1 > ULONG_MAX)
+			errx(EXIT_FAILURE, "a 64-bit process takes a 64-bit pvmdump");
 		iov[nr++] = (struct iovec){
 			.iov_base = (void *)(unsigned long)r->start,
 			.iov_len = r->end - r->start,
@@ -351,6 +354,28 @@ static void write_index(const struct dump *d, const struct memmap *map)
 		done += n;
 	}
 	free(text);
+}
+
+/*
+ * Shared pages are live until they are read: with a pipe or a connection, the image is
+ * what it should be only when the other side has taken all of it. A peer says so by
+ * closing the connection.
+ */
+static void wait_until_taken(int out)
+{
+	struct pollfd pollfd = { .fd = out };
+	char byte;
+	int left;
+
+	if (!shutdown(out, SHUT_WR)) {
+		while (read(out, &byte, 1) > 0)
+			;
+		return;
+	}
+	while (!ioctl(out, FIONREAD, &left) && left) {
+		if (poll(&pollfd, 1, 1) > 0 && (pollfd.revents & POLLERR))
+			errx(EXIT_FAILURE, "the reader has left");
+	}
 }
 
 /* HOST:PORT or [ADDRESS]:PORT, or NULL if the name is that of a file. */
@@ -449,7 +474,8 @@ static void usage(FILE *f)
 	fputs("Usage: pvmdump [--stop] [--quiet] PID FILE|-|HOST:PORT\n"
 	      "\n"
 	      "Writes an image of the readable memory of a process, with an index at its end.\n"
-	      "  -s, --stop   hold the process meanwhile, for a consistent image\n"
+	      "  -s, --stop   hold the process until the image has been taken by whom it goes\n"
+	      "               to, so that it is consistent\n"
 	      "  -q, --quiet  no summary and no progress\n"
 	      "  -h, --help   this text\n", f);
 }
@@ -470,10 +496,12 @@ static void dump(struct dump *d, bool stop, bool quiet)
 		     d->pid);
 	d->total = map.bytes;
 	dump_ranges(d, &map.touched);
-	if (stop)
-		release_process();
 	show_progress(d, true);
 	write_index(d, &map);
+	if (stop) {
+		wait_until_taken(d->out);
+		release_process();
+	}
 	if (!quiet)
 		report(d, &map);
 	memmap_free(&map);

@@ -158,12 +158,24 @@ struct command {
 	size_t from, to;
 };
 
+/* With nothing of it but its memory: no end of a pipe or of a socket. */
+static void live_as_long_as(pid_t parent)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (int fd = 0; fd < 64; fd++)
+		close(fd);
+	/* It may have died before the signal was asked for. */
+	while (getppid() == parent)
+		pause();
+	_exit(0);
+}
+
 static int do_command(unsigned char *mem, const struct command *cmd)
 {
 	unsigned char *start = mem + cmd->from;
 	size_t len = cmd->to - cmd->from;
 	volatile unsigned char sink;
-	pid_t child;
+	pid_t target, child;
 
 	switch (cmd->what) {
 	case 'f':
@@ -190,12 +202,10 @@ static int do_command(unsigned char *mem, const struct command *cmd)
 		madvise(start, len, MADV_HUGEPAGE);
 		break;
 	case 'c':
+		target = getpid();
 		child = fork();
-		if (!child) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			for (;;)
-				pause();
-		}
+		if (!child)
+			live_as_long_as(target);
 		return child;
 	default:
 		_exit(0);

@@ -75,24 +75,27 @@ check_options() {
 		[[ $option == *=n ]] && ! grep -q "^${option%=n}=" \
 			"$build_dir/.config" && continue
 		dropped+=("$option")
-	done < <(grep '^CONFIG_' "$build_dir/vmtest.config")
+	done < <(grep '^CONFIG_' "$1")
 	[ ${#dropped[@]} = 0 ] ||
 		fail "Kconfig dropped ${dropped[*]}"
 }
 
 configure() {
-	wanted_options >"$build_dir/vmtest.config.new"
-	if cmp -s "$build_dir/vmtest.config.new" "$build_dir/vmtest.config" &&
-	   [ -f "$build_dir/.config" ]; then
+	local new=$build_dir/vmtest.config.new
+
+	wanted_options >"$new"
+	if cmp -s "$new" "$build_dir/vmtest.config" && [ -f "$build_dir/.config" ]; then
 		kmake olddefconfig
 	else
-		mv "$build_dir/vmtest.config.new" "$build_dir/vmtest.config"
-		kmake tinyconfig
+		rm -f "$build_dir/vmtest.config"
+		kmake tinyconfig >"$build_dir/merge.log" 2>&1
 		"$ksrc/scripts/kconfig/merge_config.sh" -m -O "$build_dir" \
-			"$build_dir/.config" "$build_dir/vmtest.config" >"$build_dir/merge.log"
+			"$build_dir/.config" "$new" >>"$build_dir/merge.log" 2>&1
 		kmake olddefconfig
 	fi
-	check_options
+	check_options "$new"
+	# Not before all is well: an interrupted run starts over.
+	mv "$new" "$build_dir/vmtest.config"
 }
 
 build_kernel() {
@@ -162,7 +165,10 @@ run_qemu() {
 		sed -u -n -e 's/\r//' -e '/^TAP version/,$ { /^\[ *[0-9]*\.[0-9]*\]/!p }' ||
 		status=${PIPESTATUS[0]}
 	[ "$status" != 124 ] || fail "no end after $timeout seconds"
-	[ "$status" = 0 ] || fail "${QEMU%% *} failed with status $status"
+	if [ "$status" != 0 ]; then
+		tail -n 5 "$build_dir/console.log"
+		fail "${QEMU%% *} failed with status $status"
+	fi
 }
 
 # What the kernel says when something is wrong with it, at the start of a message.
