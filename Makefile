@@ -16,7 +16,7 @@ help:
 demo:
 	@scripts/demo
 
-## make check      what CI runs: lint, the harness's own test, the selftests
+## make check      what CI runs: lint, the demo, the selftests on a debug kernel and on 6.12
 check:
 	@scripts/check
 

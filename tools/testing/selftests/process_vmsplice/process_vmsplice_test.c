@@ -942,7 +942,9 @@ static void *map_backing(enum backing backing, size_t *size, int fd)
 			return mem;
 		return (void *)(((uintptr_t)mem + *size - 1) & -*size);
 	default:
-		return mmap(NULL, *size, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		mem = mmap(NULL, *size, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		madvise(mem, *size, MADV_NOHUGEPAGE);
+		return mem;
 	}
 }
 
