@@ -68,7 +68,6 @@ struct data {
  * @out: where the image goes; anything that splice() can write to
  * @pipe: between the two
  * @offset: bytes written to @out
- * @skipped: bytes that could not be read
  * @total: bytes that there are, if nothing vanishes
  * @data: what was dumped, and where it is in the image
  * @unreadable: what was not
@@ -79,7 +78,7 @@ struct data {
 struct dump {
 	pid_t pid;
 	int pidfd, out, pipe[2];
-	unsigned long long offset, skipped, total;
+	unsigned long long offset, total;
 	struct data *data;
 	size_t nr_data;
 	struct ranges unreadable;
@@ -252,7 +251,6 @@ static void skip_page(struct dump *d, struct iovec **iov, size_t *nr)
 	if (len > (*iov)->iov_len)
 		len = (*iov)->iov_len;
 	ranges_add(&d->unreadable, start, start + len);
-	d->skipped += len;
 	(*iov)->iov_base = (char *)(*iov)->iov_base + len;
 	(*iov)->iov_len -= len;
 	if (!(*iov)->iov_len) {
