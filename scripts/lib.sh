@@ -93,11 +93,16 @@ series() {
 }
 
 # A kernel that needs other edits for a commit has them, as a mere diff, in
-# patches/BASE/; the message is that of the patch of the same name in patches/.
+# patches/BASE/; the message is that of the patch of the same name in patches/, and
+# what is said before the diff is added to it.
 edits_file() {
 	if [ -f "$TOP/patches/$BASE/$1" ]; then
 		echo "$TOP/patches/$BASE/$1"
 	else
 		echo "$TOP/patches/$1"
 	fi
+}
+
+backport_note() {
+	[ ! -f "$TOP/patches/$BASE/$1" ] || sed '/^diff --git/,$d' "$TOP/patches/$BASE/$1"
 }
