@@ -20,6 +20,11 @@ demo:
 check:
 	@scripts/check
 
+## make check-all  every kernel, architecture and configuration; goes on where it was
+##                 stopped, FRESH=1 starts over
+check-all:
+	@scripts/check-all
+
 ##
 ## make test       only the selftests, under QEMU
 test:
@@ -60,4 +65,4 @@ clean:
 ## JOBS=n, ACCEL=kvm (instead of emulation), XDG_CACHE_HOME (where sources and builds
 ## are kept).
 
-.PHONY: help demo check test lint tree refresh series fetch clean
+.PHONY: help demo check check-all test lint tree refresh series fetch clean
