@@ -25,6 +25,10 @@ check:
 check-all:
 	@scripts/check-all
 
+## make check-headers  has every architecture the call, at its number?
+check-headers:
+	@scripts/check-headers
+
 ##
 ## make test       only the selftests, under QEMU
 test:
@@ -65,4 +69,4 @@ clean:
 ## JOBS=n, ACCEL=kvm (instead of emulation), XDG_CACHE_HOME (where sources and builds
 ## are kept).
 
-.PHONY: help demo check check-all test lint tree refresh series fetch clean
+.PHONY: help demo check check-all check-headers test lint tree refresh series fetch clean
