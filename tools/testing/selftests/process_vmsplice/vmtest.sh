@@ -40,7 +40,8 @@ usage() {
 	  -T seconds	that the guest may take; default $timeout
 	  -j jobs	for make; default $jobs
 	  -h		this text
-	ACCEL=kvm in the environment uses KVM, CROSS_COMPILE= names the compiler.
+	ACCEL=kvm in the environment uses KVM, CROSS_COMPILE= is another compiler than
+	the one that vmtest/arch.conf names.
 	Exits with 0 only if the guest came to its end, ran at least one test, all tests
 	passed, and the kernel log has no sign of trouble.
 	EOT
@@ -60,9 +61,14 @@ kmake() {
 	make -s -C "$ksrc" O="$build_dir" ARCH="$KARCH" -j"$jobs" LOCALVERSION= "$@"
 }
 
+# Without those that the architecture is known to lack.
 wanted_options() {
-	cat "$here/config" "$here/vmtest/base.config" "${configs[@]}"
-	printf '%s\n' "$KCONFIG" "${options[@]}"
+	{
+		cat "$here/config" "$here/vmtest/base.config"
+		printf '%s\n' "$KCONFIG"
+	} | grep -vxFf <(echo "${LACKS:-}")
+	cat /dev/null "${configs[@]}"
+	printf '%s\n' "${options[@]}"
 }
 
 # Kconfig drops what depends on something else that is off, and says nothing.
@@ -104,18 +110,35 @@ build_kernel() {
 	kmake headers_install INSTALL_HDR_PATH="$build_dir/usr"
 }
 
-# Each ABI's programs go to a folder of its name.
-build_tests() {
-	local abi flags out
+# What vmtest/ says of another architecture: its name for make, its compiler.
+# shellcheck disable=SC2016 # for the other shell
+other_arch() {
+	env -u CROSS_COMPILE bash -c '. "$0" && echo "$KARCH $CROSS_COMPILE"' \
+		"$here/vmtest/$1.conf"
+}
 
-	while read -r abi flags; do
-		[ -n "$abi" ] || continue
-		out=$build_dir/tests/$abi
-		mkdir -p "$out"
-		make -s -C "$here" OUTPUT="$out" ARCH="$KARCH" \
-			CC="${CROSS_COMPILE:-}gcc $flags" LDFLAGS=-static \
-			KHDR_INCLUDES="-isystem $build_dir/usr/include" \
-			"$out/init" "$out/misbehave" all
+# The programs of one ABI go to a folder of its name.
+build_abi() {
+	local out=$build_dir/tests/$1 headers=$build_dir/usr karch=$KARCH cross=${CROSS_COMPILE:-}
+
+	shift
+	if [ "${1:-}" = of ]; then
+		read -r karch cross < <(other_arch "$2")
+		headers=$build_dir/$karch/usr
+		make -s -C "$ksrc" O="$build_dir/$karch" ARCH="$karch" -j"$jobs" \
+			headers_install INSTALL_HDR_PATH="$headers"
+		shift 2
+	fi
+	mkdir -p "$out"
+	make -s -C "$here" OUTPUT="$out" ARCH="$karch" CC="${cross}gcc $*" LDFLAGS=-static \
+		KHDR_INCLUDES="-isystem $headers/include" "$out/init" "$out/misbehave" all
+}
+
+build_tests() {
+	local words
+
+	while read -ra words; do
+		[ ${#words[@]} = 0 ] || build_abi "${words[@]}"
 	done <<<"$ABIS"
 }
 
@@ -197,6 +220,15 @@ verdict() {
 	say "PASS: ${last#*done }"
 }
 
+# What a result is about.
+say_versions() {
+	local compiler
+
+	compiler=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\(.*\)"/\1/p' "$build_dir/.config")
+	say "with Linux $(cat "$build_dir/include/config/kernel.release"), $compiler," \
+		"$($QEMU --version | sed -n 's/^QEMU emulator version/QEMU/p')"
+}
+
 run_guest() {
 	make_initramfs
 	run_qemu
@@ -240,6 +272,7 @@ main() {
 	[ -f "$here/vmtest/$arch.conf" ] || fail "no such architecture: $arch (see -h)"
 	# shellcheck source=vmtest/x86_64.conf
 	. "$here/vmtest/$arch.conf"
+	export CROSS_COMPILE
 	command -v "${QEMU%% *}" >/dev/null || fail "${QEMU%% *} is not installed"
 
 	build_dir=${build_dir:-$ksrc/.vmtest/$arch}
@@ -251,6 +284,7 @@ main() {
 		[ -z "$kernel_only" ] || return 0
 		build_tests
 	fi
+	say_versions
 	if [ ${#programs[@]} -gt 0 ]; then
 		run_guest
 		return
