@@ -16,7 +16,7 @@ help:
 demo:
 	@scripts/demo
 
-## make check      what CI runs: lint, the demo, the selftests on a debug kernel and on 6.12
+## make check      what CI runs: lint, the demo, the most telling cells of check-all
 check:
 	@scripts/check
 
