@@ -22,6 +22,8 @@ files=()
 kernel_only=
 no_build=
 append=
+machine_options=
+command=()
 
 usage() {
 	cat <<-EOT
@@ -35,6 +37,7 @@ usage() {
 	  -p path	run this program of the guest instead of the tests; may be repeated
 	  -f src:dst	put a file into the guest; may be repeated
 	  -a words	add to the kernel's command line
+	  -q words	add to QEMU's command line
 	  -m memory	of the guest; default $memory
 	  -s cpus	of the guest; default $cpus
 	  -T seconds	that the guest may take; default $timeout
@@ -61,14 +64,14 @@ kmake() {
 	make -s -C "$ksrc" O="$build_dir" ARCH="$KARCH" -j"$jobs" LOCALVERSION= "$@"
 }
 
-# Without those that the architecture is known to lack.
+# Where an option is named more than once, the last one counts.
 wanted_options() {
 	{
 		cat "$here/config" "$here/vmtest/base.config"
-		printf '%s\n' "$KCONFIG"
-	} | grep -vxFf <(echo "${LACKS:-}")
-	cat /dev/null "${configs[@]}"
-	printf '%s\n' "${options[@]}"
+		echo "$KCONFIG"
+		[ ${#configs[@]} = 0 ] || cat "${configs[@]}"
+		printf '%s\n' "${options[@]}"
+	} | tac | awk -F= '/^CONFIG_/ && !seen[$1]++' | tac
 }
 
 # Kconfig drops what depends on something else that is off, and says nothing.
@@ -107,7 +110,8 @@ configure() {
 build_kernel() {
 	say "building Linux $(kmake kernelversion) for $arch in $build_dir"
 	kmake "$(basename "$KERNEL_IMAGE")" 2>&1 | tee "$build_dir/make.log"
-	kmake headers_install INSTALL_HDR_PATH="$build_dir/usr"
+	kmake ${HEADERS_ARCH:+O="$build_dir/headers" ARCH="$HEADERS_ARCH"} \
+		headers_install INSTALL_HDR_PATH="$build_dir/usr"
 }
 
 # What vmtest/ says of another architecture: its name for make, its compiler.
@@ -119,7 +123,8 @@ other_arch() {
 
 # The programs of one ABI go to a folder of its name.
 build_abi() {
-	local out=$build_dir/tests/$1 headers=$build_dir/usr karch=$KARCH cross=${CROSS_COMPILE:-}
+	local out=$build_dir/tests/$1 headers=$build_dir/usr
+	local karch=${HEADERS_ARCH:-$KARCH} cross=${CROSS_COMPILE:-}
 
 	shift
 	if [ "${1:-}" = of ]; then
@@ -174,23 +179,31 @@ make_initramfs() {
 		>"$build_dir/initramfs.cpio"
 }
 
+# Sets command to what boots the kernel with the words of a command line. An
+# architecture that is not a machine has its own.
+set_command() {
+	# shellcheck disable=SC2206 # words of a command line
+	command=($QEMU -accel "${ACCEL:-tcg}" -m "$memory" -smp "$cpus"
+		-nographic -nodefaults -no-reboot -serial stdio $machine_options
+		-kernel "$build_dir/$KERNEL_IMAGE"
+		-initrd "$build_dir/initramfs.cpio" -append "$*")
+}
+
 # The guest's console goes to a file; what the tests say is shown as it comes.
-run_qemu() {
+run_machine() {
 	local status=0
 
 	# shellcheck disable=SC2086 # words of a command line
-	timeout --foreground "$timeout" $QEMU -accel "${ACCEL:-tcg}" -m "$memory" \
-		-smp "$cpus" -nographic -nodefaults -no-reboot -serial stdio \
-		-kernel "$build_dir/$KERNEL_IMAGE" \
-		-initrd "$build_dir/initramfs.cpio" \
-		-append "$CMDLINE panic=-1 oops=panic panic_on_warn=1 $append -- ${programs[*]}" \
+	set_command $CMDLINE panic=-1 oops=panic panic_on_warn=1 $append \
+		-- "${programs[@]}"
+	timeout --foreground "$timeout" "${command[@]}" \
 		</dev/null 2>&1 | tee "$build_dir/console.log" |
 		sed -u -n -e 's/\r//' -e '/^TAP version/,$ { /^\[ *[0-9]*\.[0-9]*\]/!p }' ||
 		status=${PIPESTATUS[0]}
 	[ "$status" != 124 ] || fail "no end after $timeout seconds"
 	if [ "$status" != 0 ]; then
 		tail -n 5 "$build_dir/console.log"
-		fail "${QEMU%% *} failed with status $status"
+		fail "${command[0]} failed with status $status"
 	fi
 }
 
@@ -220,18 +233,26 @@ verdict() {
 	say "PASS: ${last#*done }"
 }
 
+machine_version() {
+	if [ -n "$QEMU" ]; then
+		$QEMU --version | sed -n 's/^QEMU emulator version/QEMU/p'
+	else
+		echo "natively"
+	fi
+}
+
 # What a result is about.
 say_versions() {
 	local compiler
 
 	compiler=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\(.*\)"/\1/p' "$build_dir/.config")
 	say "with Linux $(cat "$build_dir/include/config/kernel.release"), $compiler," \
-		"$($QEMU --version | sed -n 's/^QEMU emulator version/QEMU/p')"
+		"$(machine_version)"
 }
 
 run_guest() {
 	make_initramfs
-	run_qemu
+	run_machine
 	verdict
 }
 
@@ -250,7 +271,7 @@ use_tests_of() {
 main() {
 	local opt abi
 
-	while getopts 't:d:c:o:knp:f:a:m:s:T:j:h' opt; do
+	while getopts 't:d:c:o:knp:f:a:q:m:s:T:j:h' opt; do
 		case $opt in
 		t) arch=$OPTARG ;;
 		d) build_dir=$OPTARG ;;
@@ -261,6 +282,7 @@ main() {
 		p) programs+=("$OPTARG") ;;
 		f) files+=("$OPTARG") ;;
 		a) append=$OPTARG ;;
+		q) machine_options=$OPTARG ;;
 		m) memory=$OPTARG ;;
 		s) cpus=$OPTARG ;;
 		T) timeout=$OPTARG ;;
@@ -273,7 +295,8 @@ main() {
 	# shellcheck source=vmtest/x86_64.conf
 	. "$here/vmtest/$arch.conf"
 	export CROSS_COMPILE
-	command -v "${QEMU%% *}" >/dev/null || fail "${QEMU%% *} is not installed"
+	[ -z "$QEMU" ] || command -v "${QEMU%% *}" >/dev/null ||
+		fail "${QEMU%% *} is not installed"
 
 	build_dir=${build_dir:-$ksrc/.vmtest/$arch}
 	mkdir -p "$build_dir"
