@@ -38,6 +38,14 @@ test:
 lint:
 	@scripts/lint
 
+## make bench      measure it against what else there is, to out/bench/ (12 minutes)
+bench:
+	@scripts/bench
+
+## make bench-folios   count what huge pages take, to out/bench-folios/
+bench-folios:
+	@scripts/bench --folios
+
 ## make tree       a work tree of the kernel with the series as git commits, to edit
 tree:
 	@scripts/deps base
@@ -69,4 +77,5 @@ clean:
 ## JOBS=n, ACCEL=kvm (instead of emulation), XDG_CACHE_HOME (where sources and builds
 ## are kept).
 
-.PHONY: help demo check check-all check-headers test lint tree refresh series fetch clean
+.PHONY: help demo check check-all check-headers test lint bench bench-folios tree refresh \
+	series fetch clean
