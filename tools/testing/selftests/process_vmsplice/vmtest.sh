@@ -11,6 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 ksrc=$(cd "$here/../../../.." && pwd)
 arch=$(uname -m)
 build_dir=
+run_dir=
 jobs=$(nproc)
 timeout=600
 memory=768M	# with less than 512 MiB, the kernel turns huge pages off
@@ -19,29 +20,35 @@ configs=()
 options=()
 programs=()
 files=()
+tests=()
 kernel_only=
 no_build=
 append=
 machine_options=
 command=()
+get=
 
 usage() {
 	cat <<-EOT
 	usage: $0 [options]
 	  -t arch	architecture: $(cd "$here/vmtest" && echo *.conf | sed 's/\.conf//g')
 	  -d dir	where to build; default: .vmtest/arch in the kernel tree
+	  -K tree	build the kernel of this tree instead, with the tests from here
 	  -c file	a further fragment of kernel configuration; may be repeated
 	  -o option	the same for a single option, CONFIG_X=y; may be repeated
 	  -k		build the kernel, run nothing
 	  -n		run what was built before, build nothing
 	  -p path	run this program of the guest instead of the tests; may be repeated
 	  -f src:dst	put a file into the guest; may be repeated
+	  -r test	run only this one of the tests; may be repeated
+	  -g path	get this file out of the guest, to out/ where the run is kept
+	  -w dir	where to keep the run; default: run in the build directory
 	  -a words	add to the kernel's command line
 	  -q words	add to QEMU's command line
 	  -m memory	of the guest; default $memory
 	  -s cpus	of the guest; default $cpus
 	  -T seconds	that the guest may take; default $timeout
-	  -j jobs	for make; default $jobs
+	  -j jobs	for make, and with 1, one guest at a time; default $jobs
 	  -h		this text
 	ACCEL=kvm in the environment uses KVM, CROSS_COMPILE= is another compiler than
 	the one that vmtest/arch.conf names.
@@ -174,9 +181,9 @@ make_initramfs() {
 			parents "${file#*:}" | sort
 			echo "file ${file#*:} ${file%%:*} 0755 0 0"
 		done
-	} | awk '!seen[$0]++' >"$build_dir/initramfs.list"
-	"$build_dir/usr/gen_init_cpio" "$build_dir/initramfs.list" \
-		>"$build_dir/initramfs.cpio"
+	} | awk '!seen[$0]++' >"$run_dir/initramfs.list"
+	"$build_dir/usr/gen_init_cpio" "$run_dir/initramfs.list" \
+		>"$run_dir/initramfs.cpio"
 }
 
 # Sets command to what boots the kernel with the words of a command line. An
@@ -186,23 +193,24 @@ set_command() {
 	command=($QEMU -accel "${ACCEL:-tcg}" -m "$memory" -smp "$cpus"
 		-nographic -nodefaults -no-reboot -serial stdio $machine_options
 		-kernel "$build_dir/$KERNEL_IMAGE"
-		-initrd "$build_dir/initramfs.cpio" -append "$*")
+		-initrd "$run_dir/initramfs.cpio" -append "$*")
 }
 
 # The guest's console goes to a file; what the tests say is shown as it comes.
 run_machine() {
-	local status=0
+	local status=0 kernel_words="panic=-1 oops=panic panic_on_warn=1"
 
+	[ -z "$get" ] || kernel_words+=" VMTEST_GET=$get"
 	# shellcheck disable=SC2086 # words of a command line
-	set_command $CMDLINE panic=-1 oops=panic panic_on_warn=1 $append \
-		-- "${programs[@]}"
+	set_command $CMDLINE $kernel_words $append -- "${programs[@]}"
 	timeout --foreground "$timeout" "${command[@]}" \
-		</dev/null 2>&1 | tee "$build_dir/console.log" |
-		sed -u -n -e 's/\r//' -e '/^TAP version/,$ { /^\[ *[0-9]*\.[0-9]*\]/!p }' ||
+		</dev/null 2>&1 | tee "$run_dir/console.log" |
+		sed -u -n -e 's/\r//' -e '/^#hex /d' \
+			-e '/^TAP version/,$ { /^\[ *[0-9]*\.[0-9]*\]/!p }' ||
 		status=${PIPESTATUS[0]}
 	[ "$status" != 124 ] || fail "no end after $timeout seconds"
 	if [ "$status" != 0 ]; then
-		tail -n 5 "$build_dir/console.log"
+		tail -n 5 "$run_dir/console.log"
 		fail "${command[0]} failed with status $status"
 	fi
 }
@@ -215,11 +223,11 @@ splats+='|blocked for more than|soft lockup|Unable to handle|list_(add|del) corr
 splats+='|DEBUG_LOCKS_WARN|DEADLOCK'
 
 verdict() {
-	local log=$build_dir/console.log last
+	local log=$run_dir/console.log last
 
 	if grep -nE "$splats" "$log" | grep -v 'Command line:' | head -n 20 \
-		>"$build_dir/splats"; [ -s "$build_dir/splats" ]; then
-		sed 's/^/# /' "$build_dir/splats"
+		>"$run_dir/splats"; [ -s "$run_dir/splats" ]; then
+		sed 's/^/# /' "$run_dir/splats"
 		fail "the kernel log has signs of trouble; all of it: $log"
 	fi
 	last=$(tr -d '\r' <"$log" | grep '^# vmtest: done ' || :)
@@ -250,37 +258,87 @@ say_versions() {
 		"$(machine_version)"
 }
 
+# The guest has no other way out than its console; there, the file is in hexadecimal.
+get_file() {
+	local out=$run_dir/out/${get##*/} size
+
+	mkdir -p "${out%/*}"
+	perl -ne 'print pack "H*", $1 if /^#hex ((?:[0-9a-f]{2})+)\r?$/' <"$run_dir/console.log" \
+		>"$out"
+	size=$(sed -n 's/^#hex end: \([0-9]*\).*/\1/p' "$run_dir/console.log")
+	[ -n "$size" ] || fail "the guest has no $get"
+	[ "$size" = "$(stat -c %s "$out")" ] ||
+		fail "$get did not come out whole; see $run_dir/console.log"
+}
+
 run_guest() {
 	make_initramfs
 	run_machine
 	verdict
+	[ -z "$get" ] || get_file
 }
 
-# A guest of its own for each ABI: some tests change what only a reboot undoes.
+all_tests() {
+	make -s -C "$here" --no-print-directory print-tests
+}
+
 use_tests_of() {
 	local test
 
 	programs=()
 	files=()
-	for test in $(make -s -C "$here" --no-print-directory print-tests); do
+	[ ${#tests[@]} -gt 0 ] || read -ra tests <<<"$(all_tests)"
+	for test in "${tests[@]}"; do
+		[ -f "$build_dir/tests/$1/$test" ] || fail "no such test, or not built: $test"
 		programs+=("/$1/$test")
 		files+=("$build_dir/tests/$1/$test:/$1/$test")
 	done
 }
 
-main() {
-	local opt abi
+run_abi() {
+	run_dir=$run_dir/$1
+	mkdir -p "$run_dir"
+	use_tests_of "$1"
+	run_guest | sed -u "s/^/[$1] /"
+}
 
-	while getopts 't:d:c:o:knp:f:a:q:m:s:T:j:h' opt; do
+# A guest of its own for each ABI, as some tests change what only a reboot undoes; all
+# at once, as a guest keeps one CPU busy most of the time. Each is a process group,
+# for an interrupt to end all of it.
+run_all_abis() {
+	local abi pid pids=() status=0
+
+	trap 'kill -- "${pids[@]/#/-}"; exit 130' INT TERM
+	set -m
+	for abi in $(abis); do
+		run_abi "$abi" &
+		pids+=($!)
+		[ "$jobs" -gt 1 ] || wait $! || status=1
+	done
+	set +m
+	for pid in "${pids[@]}"; do
+		wait "$pid" || status=1
+	done
+	return "$status"
+}
+
+main() {
+	local opt
+
+	while getopts 't:d:K:c:o:knp:f:r:g:w:a:q:m:s:T:j:h' opt; do
 		case $opt in
 		t) arch=$OPTARG ;;
 		d) build_dir=$OPTARG ;;
+		K) ksrc=$(cd "$OPTARG" && pwd) ;;
 		c) configs+=("$OPTARG") ;;
 		o) options+=("$OPTARG") ;;
 		k) kernel_only=1 ;;
 		n) no_build=1 ;;
 		p) programs+=("$OPTARG") ;;
 		f) files+=("$OPTARG") ;;
+		r) tests+=("$OPTARG") ;;
+		g) get=$OPTARG ;;
+		w) run_dir=$OPTARG ;;
 		a) append=$OPTARG ;;
 		q) machine_options=$OPTARG ;;
 		m) memory=$OPTARG ;;
@@ -301,6 +359,8 @@ main() {
 	build_dir=${build_dir:-$ksrc/.vmtest/$arch}
 	mkdir -p "$build_dir"
 	build_dir=$(cd "$build_dir" && pwd)
+	run_dir=${run_dir:-$build_dir/run}
+	mkdir -p "$run_dir"
 	if [ -z "$no_build" ]; then
 		configure
 		build_kernel
@@ -312,11 +372,7 @@ main() {
 		run_guest
 		return
 	fi
-	for abi in $(abis); do
-		say "$abi:"
-		use_tests_of "$abi"
-		run_guest
-	done
+	run_all_abis
 }
 
 main "$@"

@@ -13,6 +13,7 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../../kselftest.h"
@@ -58,6 +59,14 @@ static int run(const char *path)
 				     WEXITSTATUS(status);
 }
 
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
 /* What kmemleak has found by now, on the console, where the host looks for it. */
 static void report_leaks(void)
 {
@@ -68,14 +77,42 @@ static void report_leaks(void)
 	fd = open("/sys/kernel/debug/kmemleak", O_RDWR);
 	if (fd < 0)
 		return;
-	/* An object is reported when a scan finds it unreferenced again. */
+	/*
+	 * An object is reported if two scans found it unreferenced, and the second one
+	 * began five seconds after it was allocated.
+	 */
 	for (int i = 0; i < 2; i++) {
-		sleep(5);
 		if (write(fd, "scan", 4) != 4)
 			perror("# kmemleak scan");
+		if (!i)
+			sleep(5);
 	}
 	while ((n = read(fd, buf, sizeof(buf))) > 0)
 		fwrite(buf, 1, n, stdout);
+	close(fd);
+}
+
+/* A file, for the host, in lines that are easy to tell from all others. */
+static void send_file(const char *path)
+{
+	unsigned char buf[32];
+	size_t total = 0;
+	ssize_t n;
+	int fd;
+
+	fd = open(path, O_RDONLY);
+	if (fd < 0) {
+		printf("# no %s: %s\n", path, strerror(errno));
+		return;
+	}
+	while ((n = read(fd, buf, sizeof(buf))) > 0) {
+		printf("#hex ");
+		for (ssize_t i = 0; i < n; i++)
+			printf("%02x", buf[i]);
+		printf("\n");
+		total += n;
+	}
+	printf("#hex end: %zu\n", total);
 	close(fd);
 }
 
@@ -90,10 +127,12 @@ int main(int argc, char **argv)
 
 	printf("TAP version 13\n1..%d\n", argc - 1);
 	for (int i = 1; i < argc; i++) {
+		double start = now();
 		int status;
 
 		printf("# %s\n", argv[i]);
 		status = run(argv[i]);
+		printf("# %s: %.1f s\n", argv[i], now() - start);
 		if (status == KSFT_SKIP) {
 			skip++;
 			printf("ok %d %s # SKIP\n", i, argv[i]);
@@ -106,6 +145,8 @@ int main(int argc, char **argv)
 		}
 	}
 	report_leaks();
+	if (getenv("VMTEST_GET"))
+		send_file(getenv("VMTEST_GET"));
 	printf("# vmtest: done pass:%d fail:%d skip:%d\n", pass, fail, skip);
 	fflush(stdout);
 	sync();
