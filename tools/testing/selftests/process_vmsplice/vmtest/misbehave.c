@@ -18,6 +18,18 @@ static int write_to(const char *path, const char *text)
 	return fd < 0 || write(fd, text, strlen(text)) < 0;
 }
 
+/* A report as KCSAN makes it, of a race in this function. */
+static int report_race(const char *function)
+{
+	const char *rule = "<4>==================================================\n";
+	char frame[64];
+
+	snprintf(frame, sizeof(frame), "<4> %s+0x1/0x2\n", function);
+	return write_to("/dev/kmsg", rule) ||
+	       write_to("/dev/kmsg", "<4>BUG: KCSAN: data-race in a / b\n") ||
+	       write_to("/dev/kmsg", frame) || write_to("/dev/kmsg", rule);
+}
+
 /* Have memory until a signal comes; say when it is there, and when it is gone. */
 static int vanish(void)
 {
@@ -60,6 +72,10 @@ int main(int argc, char **argv)
 		return write_to("/dev/kmsg", "<4>WARNING: suspicious RCU usage\n");
 	if (!strcmp(name, "leak"))
 		return write_to("/dev/kmsg", "<4>unreferenced object 0x1 (size 8)\n");
+	if (!strcmp(name, "race"))
+		return report_race("pvmsplice_publish.constprop.0");
+	if (!strcmp(name, "race_elsewhere"))
+		return report_race("elsewhere");
 	if (!strcmp(name, "fail"))
 		return 1;
 	if (!strcmp(name, "skip"))

@@ -47,13 +47,15 @@ guest() {
 }
 
 ktap_print_header
-ktap_set_plan 15
+ktap_set_plan 17
 guest good	0 'PASS: pass:1 fail:0'
 guest hang	1 'FAIL: no end after 15 seconds' -T 15
 guest panic	1 'FAIL: the kernel log has signs of trouble'
 guest break_off	1 'FAIL: the guest did not come to its end'
 guest splat	1 'FAIL: the kernel log has signs of trouble'
 guest leak	1 'FAIL: the kernel log has signs of trouble'
+guest race	1 'FAIL: the kernel log has signs of trouble'
+guest race_elsewhere 0 '1 .*data-race in a / b'
 guest no_file	1 'FAIL: the guest has no /nothing' -g /nothing
 guest fail	1 'FAIL: some tests failed: pass:0 fail:1'
 guest die	1 'FAIL: some tests failed: pass:0 fail:1'
