@@ -492,6 +492,23 @@ TEST_F_TIMEOUT(fault, interrupted_in_the_second_segment, TIMEOUT)
 	EXPECT_EQ((size_t)7, differs(self->buf, 3, 7, 0));
 }
 
+TEST_F_TIMEOUT(fault, interrupted_with_the_room_taken, TIMEOUT)
+{
+	struct caller c = CALLER(0, PRESENT + 1);
+	char state;
+
+	count_signals(SIGUSR1, 0);
+	state = caller_start_faulting(&c, self->uffd);
+	ASSERT_LT(0, state);
+	/* There is no place any more for the pages before the fault. */
+	ASSERT_EQ(0, fill_pipe(self->wr));
+	pthread_kill(c.thread, SIGUSR1);
+	ASSERT_TRUE(state == 'S' || resolve(self->uffd, self->mem));
+	EXPECT_EQ(-EINTR, caller_join(&c));
+	EXPECT_EQ(1, nr_handled);
+	EXPECT_EQ((int)(self->slots * page_size), in_pipe(self->rd));
+}
+
 /*
  * A target that is paused in one way or another, by the test, and so a caller. Paths of
  * the cgroup in which the freezer does it, if it does.
@@ -902,6 +919,62 @@ TEST_F_TIMEOUT(going, killed_during_a_fault, TIMEOUT)
 	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
 	EXPECT_EQ(-ESRCH, pvm(self->pid, self->wr, &iov, 1, 0));
 	EXPECT_EQ(-ESRCH, readv_errno(self->pid, self->mem));
+}
+
+/* So much that a change of its protection takes a while, with the map locked. */
+#define LARGE (32UL << 20)
+#define KILLS 20
+
+static void map_changing_target(unsigned char *large)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	memset(large, 1, LARGE);
+	for (;;) {
+		mprotect(large, LARGE, PROT_READ);
+		mprotect(large, LARGE, PROT_READ | PROT_WRITE);
+	}
+}
+
+/* Makes calls, and reads what comes of them. */
+static void caller_in_a_loop(pid_t pid, int rd, int wr, struct iovec *iov)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (pvm(pid, wr, iov, 1, 0) == (ssize_t)iov->iov_len &&
+	       drain(rd, iov->iov_len))
+		;
+	_exit(1);
+}
+
+TEST_F_TIMEOUT(going, caller_killed_while_the_map_is_locked, TIMEOUT)
+{
+	struct iovec iov = { self->mem, page_size };
+	unsigned char *large = mmap(NULL, LARGE, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_TRUE(large != MAP_FAILED);
+	madvise(large, LARGE, MADV_NOHUGEPAGE);
+	set_pattern(self->mem, 0, page_size, 0);
+	self->pid = fork();
+	if (!self->pid)
+		map_changing_target(large);
+	for (int i = 0; i < KILLS; i++) {
+		pid_t caller = fork();
+		int status;
+
+		if (!caller)
+			caller_in_a_loop(self->pid, self->rd, self->wr, &iov);
+		/* It does not sleep so for anything else. */
+		wait_for_state(caller, 'D');
+		ASSERT_EQ(0, kill(caller, SIGKILL));
+		status = exit_status(caller);
+		EXPECT_TRUE(WIFSIGNALED(status));
+		ASSERT_TRUE(drain(self->rd, in_pipe(self->rd)));
+	}
+	/* None of them has left the lock behind. */
+	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_PIPE(0, page_size, 0);
+	ASSERT_EQ(0, kill(self->pid, SIGKILL));
+	wait_for_state(self->pid, 'Z');
 }
 
 /* A parent that vfork() keeps waiting; the child fills the second page. */
