@@ -925,6 +925,13 @@ static void print_case(SELF *self, size_t nr, const struct outcome *out)
 		       out->at);
 }
 
+/* For long runs. */
+static void print_progress(size_t done, size_t cases)
+{
+	if (done && done % DEFAULT_CASES == 0)
+		ksft_print_msg("%zu of %zu cases\n", done, cases);
+}
+
 /* All cases of one address space. */
 static bool run_space(SELF *self, size_t cases)
 {
@@ -1086,6 +1093,7 @@ TEST_F_TIMEOUT(differ, as_process_vm_readv, NO_TIMEOUT)
 
 		if (n > cases - done)
 			n = cases - done;
+		print_progress(done, cases);
 		alarm(HANG_SECONDS);
 		plan_space(self, seed);
 		ASSERT_TRUE(start_space(self));

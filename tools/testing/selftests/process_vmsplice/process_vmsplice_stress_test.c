@@ -730,12 +730,20 @@ static void hang(int sig)
 	_exit(2);
 }
 
+/* For long runs. */
+static void print_progress(uint32_t round)
+{
+	if (round > DEFAULT_ROUNDS && round % DEFAULT_ROUNDS < CHAOS_PACE)
+		ksft_print_msg("%u of %u rounds\n", round, nr_rounds);
+}
+
 static void chaos(void)
 {
 	uint64_t rng = new_rng(400);
 
 	for (uint32_t round = 0; round < nr_rounds; round += CHAOS_PACE) {
 		wait_for_round(round);
+		print_progress(round);
 		/* Fails if there is more in it than that. */
 		if (fcntl(wr[rnd(&rng, NR_PIPES)], F_SETPIPE_SZ,
 			  page_size << rnd(&rng, 7)) > 0)
