@@ -42,7 +42,7 @@ lint:
 bench:
 	@scripts/bench
 
-## make bench-folios   count what huge pages take, to out/bench-folios/
+## make bench-folios   count instructions, of huge pages above all, to out/bench-folios/
 bench-folios:
 	@scripts/bench --folios
 

@@ -125,7 +125,7 @@ struct shape {
 
 static const struct shape shapes[] = {
 	{ "bulk",	.one_in = 1,	.in_order = true },
-	{ "scattered",	.one_in = 2 },
+	{ "scattered",	.one_in = 4 },
 	{ "sparse",	.one_in = 8,	.in_order = true },
 	{ "single",	.one_in = 16,	.one_at_a_time = true },
 	{ "fill",	.one_in = 1,	.in_order = true,	.fill = true },
