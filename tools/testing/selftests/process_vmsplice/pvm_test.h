@@ -379,6 +379,9 @@ static int pattern_file(int fd)
 	return fd;
 }
 
+/* Larger ones, 512 MiB where a page has 64 KiB, are more than a test should take. */
+#define MAX_HUGE_PAGE (32UL << 20)
+
 /* The size of the huge pages that MADV_HUGEPAGE makes, or 0. */
 static size_t thp_size(void)
 {
@@ -390,7 +393,7 @@ static size_t thp_size(void)
 	if (fscanf(f, "%zu", &size) != 1)
 		size = 0;
 	fclose(f);
-	return size;
+	return size <= MAX_HUGE_PAGE ? size : 0;
 }
 
 /* The size of the pages that MAP_HUGETLB takes, or 0. */
@@ -406,7 +409,7 @@ static size_t hugetlb_size(void)
 		if (sscanf(line, "Hugepagesize: %zu kB", &kb) == 1)
 			break;
 	fclose(f);
-	return kb << 10;
+	return kb <= MAX_HUGE_PAGE >> 10 ? kb << 10 : 0;
 }
 
 /* Does the process have a huge page at addr? */
