@@ -62,6 +62,16 @@ series:
 	@scripts/fetch
 	@scripts/series
 
+## make man-patch what would be mailed to the man-pages project, to out/man-patch/
+man-patch:
+	@scripts/deps base
+	@scripts/fetch
+	@scripts/man-patch
+
+## make check-commits  build, boot and test each commit of the series on its own
+check-commits:
+	@scripts/check-commits
+
 ## make fetch      only bring in the kernel source
 fetch:
 	@scripts/deps base
