@@ -34,6 +34,10 @@ check-headers:
 test:
 	@scripts/test
 
+## make coverage   which lines and branches of the system call no test reaches
+coverage:
+	@scripts/coverage
+
 ## make lint       only checkpatch, shellcheck, codespell and the like
 lint:
 	@scripts/lint
@@ -83,9 +87,9 @@ clean:
 
 ##
 ## Variables: BASE=7.3 (which Linux), ARCH=x86_64, LINUX=path (a kernel tree of your
-## own instead of Debian's source), CONFIG=debug (test on a kernel with debug options),
+## own instead of Debian's source), CONFIG=debug or kcsan (test on a kernel with such options),
 ## JOBS=n, ACCEL=kvm (instead of emulation), XDG_CACHE_HOME (where sources and builds
 ## are kept).
 
-.PHONY: help demo check check-all check-headers test lint bench bench-folios tree refresh \
-	series fetch clean
+.PHONY: help demo check check-all check-headers test coverage lint bench \
+	bench-folios tree refresh series fetch clean

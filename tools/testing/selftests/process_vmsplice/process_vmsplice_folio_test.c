@@ -1186,6 +1186,28 @@ TEST_F_TIMEOUT(row, exchanged_pages, TIMEOUT)
 	EXPECT_EQ(6 * p, wrong_byte(w->buf + 6 * p, from + 6 * p, 6 * p, OLD_BYTES));
 }
 
+/* The rest of a folio needs no room in the pipe; what is in between its pages does. */
+TEST_F_TIMEOUT(row, no_room_in_between, TIMEOUT)
+{
+	/* There is a page of the target's own, or none, so that it is a copy. */
+	static const char changes[] = { 'x', 'd' };
+	struct world *w = &self->w;
+	const size_t len = 4 * page_size;
+
+	if (w->missing)
+		SKIP(return, "%s", w->missing);
+	for (size_t i = 0; i < ARRAY_SIZE(changes); i++) {
+		size_t from = (i + 1) * w->huge;
+		struct iovec iov = { w->mem + from, 12 * page_size };
+
+		ASSERT_TRUE(command(w->ctl, changes[i], from + len, from + 6 * page_size));
+		ASSERT_TRUE(renew_pipe(w, 1));
+		ASSERT_EQ((ssize_t)len, pvm(w->pid, w->wr, &iov, 1, 0));
+		EXPECT_BUFS(1, &len);
+		EXPECT_EQ(len, wrong_byte(w->buf, from, len, OLD_BYTES));
+	}
+}
+
 /* Where the nodes of some pages are; false if there are not two of them. */
 #define MOVED_PAGES (2 * MAX_SPANS)
 
