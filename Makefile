@@ -86,10 +86,22 @@ clean:
 	rm -rf out "$${XDG_CACHE_HOME:-$$HOME/.cache}/process_vmsplice/build"
 
 ##
+## make criu-tree     a work tree of CRIU with our patches as git commits, to edit
+criu-tree:
+	@scripts/deps base
+	@scripts/criu-fetch
+	@scripts/criu-tree
+
+## make criu-refresh  write the commits of that tree back to criu/patches
+criu-refresh:
+	@scripts/criu-refresh
+
+##
 ## Variables: BASE=7.3 (which Linux), ARCH=x86_64, LINUX=path (a kernel tree of your
 ## own instead of Debian's source), CONFIG=debug or kcsan (test on a kernel with such options),
 ## JOBS=n, ACCEL=kvm (instead of emulation), XDG_CACHE_HOME (where sources and builds
 ## are kept).
 
 .PHONY: help demo check check-all check-headers test coverage lint bench \
-	bench-folios tree refresh series fetch clean
+	bench-folios tree refresh series man-patch check-commits fetch clean \
+	criu-tree criu-refresh
