@@ -86,6 +86,14 @@ clean:
 	rm -rf out "$${XDG_CACHE_HOME:-$$HOME/.cache}/process_vmsplice/build"
 
 ##
+## make criu-check    CRIU with our patches in a guest: its own tests, redis, migration
+criu-check:
+	@scripts/criu-check
+
+## make criu-measure  what pre-dump, dump and migration cost, in each way
+criu-measure:
+	@scripts/criu-check measure
+
 ## make criu-tree     a work tree of CRIU with our patches as git commits, to edit
 criu-tree:
 	@scripts/deps base
@@ -104,4 +112,4 @@ criu-refresh:
 
 .PHONY: help demo check check-all check-headers test coverage lint bench \
 	bench-folios tree refresh series man-patch check-commits fetch clean \
-	criu-tree criu-refresh
+	criu-tree criu-refresh criu-check

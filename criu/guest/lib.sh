@@ -1,0 +1,67 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the tests in the guest share. To be sourced.
+
+set -uo pipefail
+
+CRIU=${CRIU:-/work/criu/criu/criu}
+passed=0 failed=0
+
+result() {
+	local status=$1
+
+	shift
+	if [ "$status" = 0 ]; then
+		passed=$((passed + 1))
+		echo "ok $((passed + failed)) $*"
+	else
+		failed=$((failed + 1))
+		echo "not ok $((passed + failed)) $*"
+	fi
+}
+
+# Runs the rest in a subshell that ends at the first command that fails.
+check() {
+	local name=$1 status started=$SECONDS
+
+	shift
+	# Not as part of a condition, where set -e does nothing.
+	(set -e; "$@")
+	status=$?
+	result "$status" "$name ($((SECONDS - started)) s)"
+}
+
+finish() {
+	echo "# $passed passed, $failed failed"
+	[ "$failed" = 0 ] && [ "$passed" != 0 ]
+}
+
+# What CRIU logs goes to the results; if it fails, its errors to the console.
+criu() {
+	local action=$1 dir=$2 log
+
+	shift 2
+	mkdir -p "$dir"
+	log=$(realpath "$dir")/$action.log
+	if ! "$CRIU" "$action" -D "$dir" -v4 -o "$log" "$@"; then
+		echo "# criu $action $*: failed" >&2
+		grep -E 'Error|Warn' "$log" | tail -n 8 | sed 's/^/#   /' >&2
+		return 1
+	fi
+}
+
+wait_for() {
+	local tries=300
+
+	while [ $((tries--)) -gt 0 ]; do
+		"$@" && return
+		sleep 0.1
+	done
+	echo "# gave up waiting for: $*" >&2
+	return 1
+}
+
+has_line() {
+	grep -q "$2" "$1" 2>/dev/null
+}
