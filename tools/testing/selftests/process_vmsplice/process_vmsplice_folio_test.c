@@ -92,6 +92,7 @@ static size_t wrong_byte(const unsigned char *buf, size_t from, size_t len, unsi
  *   h, b  huge pages, base pages
  *   p, o  make it read-only; read and write
  *   u, d  unmap it, discard it
+ *   n     map it anew
  *   q     page it out
  *   k, K  keep it from the children of fork(), and no more
  *   c     fork a child, which exits
@@ -148,6 +149,9 @@ static int obey(unsigned char *mem, const struct command *cmd)
 		return munmap(start, len);
 	case 'd':
 		return madvise(start, len, MADV_DONTNEED);
+	case 'n':
+		return mmap(start, len, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == start ? 0 : -1;
 	case 'q':
 		return madvise(start, len, MADV_PAGEOUT);
 	case 'k':
@@ -1284,10 +1288,14 @@ static bool has_two_nodes(void)
 	return !access("/sys/devices/system/node/node1", F_OK);
 }
 
-/* A folio that was moved, or was not to be moved, may have been split. */
+/*
+ * A folio that was moved, or was not to be moved, may have been split. To discard it is
+ * not enough: before Linux 6.14, a page table that is left keeps huge pages away.
+ */
 static bool make_anew(const struct world *w, bool by_ptes)
 {
-	return command(w->ctl, 'd', 0, w->size) && fill_memory(w) &&
+	return command(w->ctl, 'n', 0, w->size) && fill_memory(w) &&
+	       huge_bytes(w) == w->nr_huge * w->huge &&
 	       (!by_ptes || split_mappings(w));
 }
 
