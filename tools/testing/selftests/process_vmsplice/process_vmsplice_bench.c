@@ -9,6 +9,7 @@
  * measurement is a line of CSV. Before, each method is run once and what arrived is
  * compared, byte by byte, with what the target has.
  */
+#define _GNU_SOURCE
 #include <err.h>
 #include <arpa/inet.h>
 #include <netinet/in.h>
