@@ -249,16 +249,27 @@ static void *make_thp(size_t size, size_t first)
 }
 
 /* All pages are also those of a child, which never writes. */
-static void *make_cow(size_t size, size_t first)
+static void share_with_child(void)
 {
-	void *mem = make_anon(size, first);
+	static pid_t child;
 	pid_t parent = getpid();
-	pid_t child = fork();
 
+	if (child) {
+		kill(child, SIGKILL);
+		waitpid(child, NULL, 0);
+	}
+	child = fork();
 	if (child < 0)
 		err(1, "fork");
 	if (!child)
 		live_as_long_as(parent);
+}
+
+static void *make_cow(size_t size, size_t first)
+{
+	void *mem = make_anon(size, first);
+
+	share_with_child();
 	return mem;
 }
 
@@ -304,15 +315,20 @@ static void *make_file(size_t size, size_t first)
 	return mem;
 }
 
+/*
+ * Some need to be restored before each run: process_vm_readv() pins pages, and that
+ * makes the target copy what it shares with a child.
+ */
 static const struct source {
 	const char *name;
 	void *(*make)(size_t size, size_t first);
+	void (*restore)(void);
 } sources[] = {
-	{ "anon",	make_anon },
-	{ "cow",	make_cow },
-	{ "shmem",	make_shmem },
-	{ "file",	make_file },
-	{ "thp",	make_thp },
+	{ "anon",	make_anon,	NULL },
+	{ "cow",	make_cow,	share_with_child },
+	{ "shmem",	make_shmem,	NULL },
+	{ "file",	make_file,	NULL },
+	{ "thp",	make_thp,	NULL },
 };
 
 /* Sinks. A socket has a process at its other end. */
@@ -841,30 +857,57 @@ static void dumper_main(struct dumper *d, const struct source *source)
 
 /* The main process: starts the others, tells them what to do, prints. */
 
-static pid_t start_target_of(const struct source *source, char **mem)
-{
-	int p[2];
+struct target {
 	pid_t pid;
+	int ctl;
+	char *mem;
+};
 
-	if (pipe(p))
-		err(1, "pipe");
-	pid = fork_child();
-	if (!pid) {
-		*mem = source->make(opt.size, 0);
-		if (write(p[1], mem, sizeof(*mem)) != sizeof(*mem))
+/* Says where its memory is, at first and whenever it has restored it. */
+static void be_target(const struct source *source, int ctl)
+{
+	char *mem = source->make(opt.size, 0);
+	char command;
+
+	for (;;) {
+		if (write(ctl, &mem, sizeof(mem)) != sizeof(mem))
 			err(1, "target");
-		for (;;)
-			pause();
+		if (read(ctl, &command, 1) != 1)
+			exit(0);
+		source->restore();
 	}
-	close(p[1]);
-	if (read(p[0], mem, sizeof(*mem)) != sizeof(*mem))
-		errx(1, "the target did not start");
-	close(p[0]);
-	return pid;
+}
+
+static void wait_for_target(struct target *target)
+{
+	if (read(target->ctl, &target->mem, sizeof(target->mem)) != sizeof(target->mem))
+		errx(1, "the target is gone");
+}
+
+static void restore_target(struct target *target)
+{
+	if (write(target->ctl, "r", 1) != 1)
+		err(1, "target");
+	wait_for_target(target);
+}
+
+static void fork_target(struct target *target, const struct source *source)
+{
+	int sv[2];
+
+	control(sv);
+	target->pid = fork_child();
+	if (!target->pid) {
+		close(sv[0]);
+		be_target(source, sv[1]);
+	}
+	close(sv[1]);
+	target->ctl = sv[0];
+	wait_for_target(target);
 }
 
 static void start_dumper(struct dumper *d, unsigned int index,
-			 const struct source *source, pid_t target, char *mem)
+			 const struct source *source, const struct target *target)
 {
 	int sv[2];
 
@@ -872,8 +915,8 @@ static void start_dumper(struct dumper *d, unsigned int index,
 	d->index = index;
 	d->nr_pages = opt.size / page_size / opt.dumpers;
 	d->first = index * d->nr_pages;
-	d->target = target;
-	d->theirs = mem + d->first * page_size;
+	d->target = target->pid;
+	d->theirs = target->mem + d->first * page_size;
 	for (unsigned int i = 0; i < ARRAY_SIZE(sinks); i++) {
 		d->sinks[i] = (struct opened_sink) { -1, -1 };
 		if (opt.sinks & 1 << i || i == SINK_TMPFS)
@@ -946,7 +989,7 @@ static bool is_wanted(const struct job *job)
 
 /* Round 0 looks at the bytes, and warms up; its time is not kept. */
 static void run_round(struct dumper *dumpers, const struct source *source,
-		      struct job *job, int round)
+		      struct target *target, struct job *job, int round)
 {
 	for (unsigned int i = 0; i < ARRAY_SIZE(methods); i++) {
 		struct answer answer;
@@ -955,6 +998,8 @@ static void run_round(struct dumper *dumpers, const struct source *source,
 		job->method = (i + round) % ARRAY_SIZE(methods);
 		if (!is_wanted(job))
 			continue;
+		if (source->restore)
+			restore_target(target);
 		job->check = !round;
 		answer = run_job(dumpers, job);
 		if (!answer.ok)
@@ -969,23 +1014,24 @@ static void run_round(struct dumper *dumpers, const struct source *source,
 static void run_source(const struct source *source)
 {
 	struct dumper dumpers[MAX_DUMPERS];
+	struct target target;
 	struct job job;
-	char *mem;
-	pid_t target = start_target_of(source, &mem);
 
+	fork_target(&target, source);
 	for (int i = 0; i < opt.dumpers; i++)
-		start_dumper(&dumpers[i], i, source, target, mem);
+		start_dumper(&dumpers[i], i, source, &target);
 
 	for (job.shape = 0; job.shape < ARRAY_SIZE(shapes); job.shape++)
 		for (job.sink = 0; job.sink < ARRAY_SIZE(sinks); job.sink++)
 			for (int round = 0; round <= opt.repetitions; round++)
 				if (opt.shapes & 1 << job.shape &&
 				    opt.sinks & 1 << job.sink)
-					run_round(dumpers, source, &job, round);
+					run_round(dumpers, source, &target, &job, round);
 
 	for (int i = 0; i < opt.dumpers; i++)
 		close(dumpers[i].ctl);
-	kill(target, SIGKILL);
+	close(target.ctl);
+	kill(target.pid, SIGKILL);
 	while (wait(NULL) > 0)
 		;
 }
