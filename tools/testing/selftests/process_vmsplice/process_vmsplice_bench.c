@@ -461,6 +461,16 @@ static bool receive(const struct dumper *d, int fd, const struct plan *plan,
 	return !check || pages_are(d, plan, i, buf, len);
 }
 
+static void run_on_cpu(unsigned int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu % sysconf(_SC_NPROCESSORS_ONLN), &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		err(1, "sched_setaffinity");
+}
+
 /* Takes a whole plan, or a page at a time, and says after each whether it is right. */
 static void receiver_main(const struct dumper *d, int fd, int ctl)
 {
@@ -473,6 +483,11 @@ static void receiver_main(const struct dumper *d, int fd, int ctl)
 		size_t len, max = shape->one_at_a_time ? page_size : RECEIVE_BUF;
 		bool ok = true;
 
+		/*
+		 * Left to the scheduler, it is now the dumper's CPU, now another one.
+		 * To wake that up is not what the time of a page is to have in it.
+		 */
+		run_on_cpu(d->index + !shape->one_at_a_time);
 		make_plan(&plan, shape, d->nr_pages);
 		for (size_t i = 0; i < plan.nr_pages; i += len / page_size) {
 			len = (plan.nr_pages - i) * page_size;
@@ -926,6 +941,7 @@ static void start_dumper(struct dumper *d, unsigned int index,
 	d->ctl = sv[1];
 	if (!fork_child()) {
 		close(sv[0]);
+		run_on_cpu(index);
 		dumper_main(d, source);
 	}
 	close_sinks(d);
