@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * SPLICE_F_GIFT of process_vmsplice(): a consumer that takes pages out of a pipe for
- * its own, as FUSE does for the page cache of its files, takes none that the target
- * still maps. What the file shows and what the target has stay apart.
+ * its own takes none that the target still maps. There are two such consumers: FUSE,
+ * for the page cache of its files, and the ports of virtio-console, for what is on its
+ * way to the host.
  *
  * A thread of the test is the FUSE server, in the raw protocol. Its only file is the
- * root of the mount, and has one page: one that the target has given.
+ * root of the mount, and has one page: one that the target has given. What the file
+ * shows and what the target has stay apart.
+ *
+ * The guest of vmtest.sh has two ports, and what goes out at the first comes in at the
+ * second. While nobody reads there, pages wait in the queue of the first.
  */
 #define _GNU_SOURCE
+#include <glob.h>
 #include <linux/fuse.h>
 #include <sys/mount.h>
 #include "pvm_test.h"
@@ -289,6 +295,124 @@ TEST_F_TIMEOUT(gift, file_is_apart, TIMEOUT)
 	EXPECT_EQ(1, self->server.reads);
 	EXPECT_EQ((ssize_t)page_size, self->server.placed);
 	EXPECT_EQ((ssize_t)(sizeof(struct fuse_out_header) + page_size), self->server.replied);
+}
+
+FIXTURE(port)
+{
+	TARGET_MEMBERS;
+	int in, out;
+};
+
+FIXTURE_VARIANT(port)
+{
+	unsigned int flags;
+	bool huge;
+};
+
+FIXTURE_VARIANT_ADD(port, given) { .flags = SPLICE_F_GIFT };
+FIXTURE_VARIANT_ADD(port, lent) { .flags = 0 };
+/* In one buffer, of which the port maps only a page at a time. */
+FIXTURE_VARIANT_ADD(port, huge_page) { .flags = 0, .huge = true };
+
+static int open_port(const char *pattern, int flags)
+{
+	glob_t found;
+	int fd = -1;
+
+	if (!glob(pattern, 0, NULL, &found))
+		fd = open(found.gl_pathv[0], flags | O_NONBLOCK | O_CLOEXEC);
+	globfree(&found);
+	return fd;
+}
+
+FIXTURE_SETUP(port)
+{
+	size_t align = variant->huge ? thp_size() : page_size;
+	unsigned char *map;
+
+	self->size = align > NR_PAGES * page_size ? align : NR_PAGES * page_size;
+	map = mmap(NULL, self->size + align, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_TRUE(map != MAP_FAILED);
+	self->mem = map;
+	if (align)
+		self->mem += align - (uintptr_t)map % align;
+	START_TARGET();
+	if (variant->huge)
+		command(self->ctl, 'h', 0, self->size);
+	ASSERT_TRUE(command(self->ctl, 'f', 0, self->size));
+	self->out = open_port("/dev/vport*p1", O_WRONLY);
+	self->in = open_port("/dev/vport*p2", O_RDONLY);
+}
+
+FIXTURE_TEARDOWN(port)
+{
+	close(self->out);
+	close(self->in);
+}
+
+/* Until the host, too, has opened the port. */
+static void wait_for_port(int fd, short events)
+{
+	struct pollfd pfd = { .fd = fd, .events = events };
+
+	while (poll(&pfd, 1, -1) >= 0 && !(pfd.revents & events))
+		sched_yield();
+}
+
+/* What is in the pipe goes to the port, as far as its queue takes it. */
+static size_t send_to_port(int rd, int out, size_t len)
+{
+	size_t done = 0;
+	ssize_t n;
+
+	wait_for_port(out, POLLOUT);
+	while (done < len) {
+		n = splice(rd, NULL, out, NULL, len - done, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+		if (n <= 0)
+			break;
+		done += n;
+	}
+	return done;
+}
+
+static void receive_from_port(int in, unsigned char *buf, size_t len)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n;
+
+		wait_for_port(in, POLLIN);
+		n = read(in, buf + done, len - done);
+		if (n > 0)
+			done += n;
+	}
+}
+
+TEST_F_TIMEOUT(port, later_writes_are_not_sent, TIMEOUT)
+{
+	struct iovec iov = { self->mem, self->size };
+	uint64_t frame = page_frame(self->pid, self->mem);
+	ssize_t placed;
+	size_t sent;
+
+	if (self->out < 0 || self->in < 0)
+		SKIP(return, "no ports of virtio-console that are connected");
+	if (variant->huge && !has_huge_page(self->pid, self->mem))
+		SKIP(return, "no huge page");
+	ASSERT_LE(0, fcntl(self->wr, F_SETPIPE_SZ, self->size));
+	placed = pvm(self->pid, self->wr, &iov, 1, variant->flags);
+	ASSERT_EQ((ssize_t)self->size, placed);
+	sent = send_to_port(self->rd, self->out, placed);
+	/* Some of it was taken by the host, and more waits in the queue. */
+	ASSERT_LT(64 * page_size, sent);
+
+	ASSERT_TRUE(command(self->ctl, 'w', 0, self->size));
+	receive_from_port(self->in, self->buf, sent);
+	EXPECT_EQ(sent, differs(self->buf, 0, sent, 0));
+	if (frame)
+		EXPECT_EQ(frame, page_frame(self->pid, self->mem));
 }
 
 TEST_HARNESS_MAIN

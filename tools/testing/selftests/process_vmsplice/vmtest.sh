@@ -24,6 +24,7 @@ tests=()
 kernel_only=
 no_build=
 append=
+PORTS=
 machine_options=
 command=()
 get=
@@ -191,11 +192,16 @@ has_option() {
 }
 
 # Sets command to what boots the kernel with the words of a command line. An
-# architecture that is not a machine has its own.
+# architecture that is not a machine has its own. If it says of what kind, there are two
+# ports, and what goes out at the first comes in at the second.
 set_command() {
 	# shellcheck disable=SC2206 # words of a command line
 	command=($QEMU -accel "${ACCEL:-tcg}" -m "$memory" -smp "$cpus"
 		-nographic -nodefaults -no-reboot -serial stdio $machine_options
+		${PORTS:+-device $PORTS}
+		${PORTS:+-chardev socket,id=out,path=port,server=on,wait=off}
+		${PORTS:+-chardev socket,id=in,path=port}
+		${PORTS:+-device virtserialport,chardev=out -device virtserialport,chardev=in}
 		-kernel "$build_dir/$KERNEL_IMAGE"
 		-initrd "$run_dir/initramfs.cpio" -append "$*")
 }
@@ -209,7 +215,8 @@ run_machine() {
 	[ -z "$get" ] || kernel_words+=" VMTEST_GET=$get"
 	# shellcheck disable=SC2086 # words of a command line
 	set_command $CMDLINE $kernel_words $append -- "${programs[@]}"
-	timeout --foreground "$timeout" "${command[@]}" \
+	# The path of a socket must be short, and so is one in this folder.
+	(cd "$run_dir" && exec timeout --foreground "$timeout" "${command[@]}") \
 		</dev/null 2>&1 | tee "$run_dir/console.log" |
 		sed -u -n -e 's/\r//' -e '/^#hex /d' \
 			-e '/^TAP version/,$ { /^\[ *[0-9]*\.[0-9]*\]/!p }' ||
