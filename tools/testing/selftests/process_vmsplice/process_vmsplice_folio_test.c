@@ -1579,6 +1579,28 @@ static bool place_more_than_an_int(struct world *w, unsigned int nr)
 	return true;
 }
 
+/* No call places more than read() and write() move, whatever the pipe has room for. */
+TEST_F_TIMEOUT(slots, no_more_than_an_int, TIMEOUT)
+{
+	const ssize_t most = INT_MAX & ~(page_size - 1);
+	struct world *w = &self->w;
+	struct iovec iov[1024];
+	unsigned int nr;
+
+	if (w->missing)
+		SKIP(return, "%s", w->missing);
+	nr = INT_MAX / w->huge + 1;
+	if (sizeof(size_t) == sizeof(int) || nr > ARRAY_SIZE(iov))
+		SKIP(return, "a call can't ask for as much");
+	ASSERT_TRUE(renew_pipe(w, 1));
+	if (fcntl(w->wr, F_SETPIPE_SZ, nr * page_size) < 0)
+		SKIP(return, "may not have a pipe of %u pages", nr);
+	for (unsigned int i = 0; i < nr; i++)
+		iov[i] = (struct iovec){ w->mem + w->huge, w->huge };
+	EXPECT_EQ(most, pvm(w->pid, w->wr, iov, nr, 0));
+	EXPECT_EQ(most, in_pipe(w->rd));
+}
+
 /* Whoever takes of it is told of less, not of an error after the fact. */
 TEST_F_TIMEOUT(slots, more_than_an_int, TIMEOUT)
 {

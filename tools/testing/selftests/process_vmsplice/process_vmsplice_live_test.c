@@ -12,6 +12,10 @@
 #include <sys/mount.h>
 #include "pvm_test.h"
 
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD O_EXCL
+#endif
+
 /* Of the region, the first pages are there. The others fault until resolved. */
 #define PRESENT 2
 #define REGION_PAGES 8
@@ -507,6 +511,112 @@ TEST_F_TIMEOUT(fault, interrupted_with_the_room_taken, TIMEOUT)
 	EXPECT_EQ(-EINTR, caller_join(&c));
 	EXPECT_EQ(1, nr_handled);
 	EXPECT_EQ((int)(self->slots * page_size), in_pipe(self->rd));
+}
+
+/*
+ * One who splices from the pipe to a socket of which nobody reads, and has the pipe
+ * locked while it waits for that.
+ */
+struct stuck {
+	pthread_t thread;
+	pid_t tid;
+	int rd, sv[2];
+	ssize_t ret;
+};
+
+static void *stuck_main(void *arg)
+{
+	struct stuck *s = arg;
+
+	__atomic_store_n(&s->tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
+	s->ret = splice(s->rd, NULL, s->sv[0], NULL, PREFILL_LEN, 0);
+	return NULL;
+}
+
+static bool get_stuck(struct stuck *s, int rd, int wr)
+{
+	s->rd = rd;
+	s->tid = 0;
+	/* Datagrams: 6.1 adds any number of pages to the last buffer of a stream. */
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, s->sv))
+		return false;
+	while (send(s->sv[0], PREFILL, PREFILL_LEN, MSG_DONTWAIT) == PREFILL_LEN)
+		;
+	if (write(wr, PREFILL, PREFILL_LEN) != PREFILL_LEN ||
+	    pthread_create(&s->thread, NULL, stuck_main, s))
+		return false;
+	while (!__atomic_load_n(&s->tid, __ATOMIC_ACQUIRE))
+		sched_yield();
+	wait_for_state(s->tid, 'S');
+	return true;
+}
+
+/* Whether it has sent what it had. */
+static bool get_unstuck(struct stuck *s)
+{
+	char buf[PREFILL_LEN];
+
+	while (recv(s->sv[1], buf, sizeof(buf), MSG_DONTWAIT) > 0)
+		;
+	pthread_join(s->thread, NULL);
+	close(s->sv[0]);
+	close(s->sv[1]);
+	return s->ret == PREFILL_LEN;
+}
+
+TEST_F_TIMEOUT(fault, interrupted_at_the_start_while_the_pipe_is_locked, TIMEOUT)
+{
+	struct caller c = CALLER(0, 1);
+	struct stuck s;
+
+	count_signals(SIGUSR1, 0);
+	ASSERT_TRUE(get_stuck(&s, self->rd, self->wr));
+	caller_start_blocked(&c);
+	ASSERT_EQ(0, pthread_kill(c.thread, SIGUSR1));
+	EXPECT_EQ(-EINTR, caller_join(&c));
+	EXPECT_EQ(1, nr_handled);
+	ASSERT_TRUE(get_unstuck(&s));
+	EXPECT_EQ(0, in_pipe(self->rd));
+}
+
+/* How often the thread has gone to sleep. */
+static long nr_sleeps(pid_t tid)
+{
+	char path[64], line[128];
+	long nr = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", tid);
+	f = fopen(path, "r");
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "voluntary_ctxt_switches: %ld", &nr) == 1)
+			break;
+	fclose(f);
+	return nr;
+}
+
+/* The same at the end, when it has the pages: it must not keep them for that long. */
+TEST_F_TIMEOUT(fault, interrupted_at_the_end_while_the_pipe_is_locked, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 1);
+	struct stuck s;
+	long sleeps;
+
+	count_signals(SIGUSR1, 0);
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	ASSERT_TRUE(get_stuck(&s, self->rd, self->wr));
+	sleeps = nr_sleeps(c.tid);
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	while (nr_sleeps(c.tid) == sleeps)
+		sched_yield();
+	wait_for_state(c.tid, 'S');
+	ASSERT_EQ(0, pthread_kill(c.thread, SIGUSR1));
+	EXPECT_EQ(-EINTR, caller_join(&c));
+	EXPECT_EQ(1, nr_handled);
+	ASSERT_TRUE(get_unstuck(&s));
+	EXPECT_EQ(0, in_pipe(self->rd));
 }
 
 /*
@@ -1040,6 +1150,19 @@ static void leaderless_target(unsigned char *mem, int fd)
 	syscall(SYS_exit, 0);
 }
 
+/* -ESRCH where the kernel has no such pidfd, as Linux before 6.9. */
+static ssize_t pvm_pidfd(pid_t pid, unsigned int flags, int wr, const struct iovec *iov)
+{
+	int pidfd = syscall(SYS_pidfd_open, pid, flags);
+	ssize_t ret;
+
+	if (pidfd < 0)
+		return -ESRCH;
+	ret = pvm(pidfd, wr, iov, 1, PROCESS_VMSPLICE_PIDFD);
+	close(pidfd);
+	return ret;
+}
+
 TEST_F_TIMEOUT(going, leader_has_exited, TIMEOUT)
 {
 	struct iovec iov = { self->mem, page_size };
@@ -1058,6 +1181,9 @@ TEST_F_TIMEOUT(going, leader_has_exited, TIMEOUT)
 	EXPECT_EQ(1, readv_errno(tid, self->mem));
 	ASSERT_EQ((ssize_t)page_size, pvm(tid, self->wr, &iov, 1, 0));
 	EXPECT_PIPE(0, page_size, 0);
+	/* A pidfd, even of the thread, stands for the leader. */
+	EXPECT_EQ(-ESRCH, pvm_pidfd(self->pid, 0, self->wr, &iov));
+	EXPECT_EQ(-ESRCH, pvm_pidfd(tid, PIDFD_THREAD, self->wr, &iov));
 }
 
 /*

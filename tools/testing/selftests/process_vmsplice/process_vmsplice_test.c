@@ -1072,4 +1072,90 @@ TEST_F_TIMEOUT(backing, gone_while_in_the_pipe, TIMEOUT)
 		ASSERT_EQ(zero ? 0 : pattern(i, 0), self->buf[i]);
 }
 
+/*
+ * A page may change hands during a call: a child unmaps what it shares with its parent,
+ * and the parent, by then the only one who maps it, writes. hugetlb gives it the page
+ * for that, even if the child's call has taken a reference and not copied the bytes yet.
+ * No bytes of the parent's may come out. The time between the two is short;
+ * scripts/mutants makes it long.
+ */
+FIXTURE(last_owner)
+{
+	unsigned char *mem;
+	size_t size;
+};
+
+FIXTURE_VARIANT(last_owner)
+{
+	enum backing backing;
+};
+
+FIXTURE_VARIANT_ADD(last_owner, anon) { .backing = ANON };
+FIXTURE_VARIANT_ADD(last_owner, hugetlb) { .backing = HUGETLB };
+
+FIXTURE_SETUP(last_owner)
+{
+	self->size = page_size;
+	self->mem = map_backing(variant->backing, &self->size, -1);
+	if (self->mem == MAP_FAILED)
+		SKIP(return, "the kernel has no such memory");
+}
+
+FIXTURE_TEARDOWN(last_owner)
+{
+}
+
+/* 0 if the call got nothing, or what the memory was at the time of fork(). */
+static int give_away_during_a_call(unsigned char *mem, size_t size, int parent, bool late)
+{
+	unsigned char *buf = malloc(page_size);
+	struct iovec iov = { mem, page_size };
+	int p[2];
+	struct caller c = { .pid = getpid(), .iov = &iov, .nr_segs = 1 };
+	char byte = 0;
+	ssize_t ret;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (pipe(p))
+		return 1;
+	c.fd = p[1];
+	pthread_create(&c.thread, NULL, caller_main, &c);
+	while (!__atomic_load_n(&c.tid, __ATOMIC_ACQUIRE))
+		;
+	/* Asleep in the call, or at its end. */
+	while (late && thread_state(c.tid) == 'R')
+		sched_yield();
+	munmap(mem, size);
+	if (write(parent, &byte, 1) != 1 || read(parent, &byte, 1) != 1)
+		return 2;
+	ret = caller_join(&c);
+	if (ret == -EFAULT)
+		return 0;
+	if (ret != (ssize_t)page_size || read_all(p[0], buf, page_size) != ret)
+		return 3;
+	return differs(buf, 0, page_size, 0) == page_size ? 0 : 4;
+}
+
+TEST_F_TIMEOUT(last_owner, its_bytes_stay_its_own, TIMEOUT)
+{
+	int sv[2], status;
+	char byte;
+	pid_t pid;
+
+	for (int round = 0; round < 40; round++) {
+		set_pattern(self->mem, 0, page_size, 0);
+		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sv));
+		pid = fork();
+		if (!pid)
+			_exit(give_away_during_a_call(self->mem, self->size, sv[1], round % 2));
+		close(sv[1]);
+		ASSERT_EQ(1, read(sv[0], &byte, 1));
+		set_pattern(self->mem, 0, page_size, 1);
+		ASSERT_EQ(1, write(sv[0], &byte, 1));
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+		EXPECT_EQ(0, status);
+		close(sv[0]);
+	}
+}
+
 TEST_HARNESS_MAIN
