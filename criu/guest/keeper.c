@@ -4,7 +4,8 @@
  *
  * It has memory of several kinds, writes to it all the time, and keeps a sum of each
  * page in other memory. Asked by a signal, it compares, so that a dump and restore
- * which lost, mixed up or tore a page is found out by the very process.
+ * which lost, mixed up or tore a page is found out by the very process. A child has
+ * some of its memory in common with it, until one of them writes.
  *
  *	keeper MIB [churn|quiet]
  *
@@ -35,17 +36,18 @@ struct region {
 	int prot;		/* between the accesses */
 	uint64_t *mem;
 	uint64_t *sums;
-	bool gone;		/* not mapped at present */
+	bool there;		/* is mapped at present */
 };
 
-enum { ANON, HUGE, FILE_PRIVATE, HIDDEN, BEFORE_FORK, CHURNED, NR_REGIONS };
+/* The child has the first. */
+enum { BEFORE_FORK, ANON, HUGE, FILE_PRIVATE, HIDDEN, CHURNED, NR_REGIONS };
 
 static struct region regions[NR_REGIONS] = {
+	[BEFORE_FORK]	= { .name = "shared with a child", .pages = 512 },
 	[ANON]		= { .name = "anonymous" },
 	[HUGE]		= { .name = "huge", .pages = 2048 },
 	[FILE_PRIVATE]	= { .name = "private file", .pages = 512 },
-	[HIDDEN]	= { .name = "no access", .pages = 300, .prot = PROT_NONE },
-	[BEFORE_FORK]	= { .name = "shared with a child", .pages = 512 },
+	[HIDDEN]	= { .name = "no access", .pages = 300 },
 	[CHURNED]	= { .name = "churned", .pages = 1024 },
 };
 
@@ -136,6 +138,8 @@ static void set_up(struct region *r, uint64_t *state)
 {
 	int fd;
 
+	r->there = true;
+	r->prot = PROT_READ | PROT_WRITE;
 	r->sums = map((r->pages * sizeof(uint64_t) + PAGE - 1) / PAGE,
 		      MAP_ANONYMOUS, -1);
 	if (r != &regions[FILE_PRIVATE]) {
@@ -158,7 +162,7 @@ static size_t compare(struct region *r)
 {
 	size_t bad = 0;
 
-	if (r->gone)
+	if (!r->there)
 		return 0;
 	if (r->prot != (PROT_READ | PROT_WRITE))
 		access_as(r, PROT_READ);
@@ -180,7 +184,7 @@ static void report(const char *who)
 
 	for (int i = 0; i < NR_REGIONS; i++) {
 		bad += compare(&regions[i]);
-		pages += regions[i].gone ? 0 : regions[i].pages;
+		pages += regions[i].there ? regions[i].pages : 0;
 	}
 	printf("%s: %s %zu of %zu pages\n", who, bad ? "bad" : "ok",
 	       bad ? bad : pages, pages);
@@ -201,13 +205,13 @@ static void churn(struct region *r, uint64_t *state)
 	case 1:
 		if (munmap(r->mem, len))
 			err(1, "munmap");
-		r->gone = true;
+		r->there = false;
 		usleep(next(state) % 20000);
 		if (mmap(r->mem, len, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != r->mem)
 			err(1, "mmap again");
 		fill(r, state);
-		r->gone = false;
+		r->there = true;
 		break;
 	case 2:
 		if (madvise(r->mem, len / 2, MADV_DONTNEED))
@@ -255,16 +259,11 @@ int main(int argc, char **argv)
 
 	if (argc < 2 || !(regions[ANON].pages = strtoul(argv[1], NULL, 0) << 8))
 		errx(2, "usage: keeper MIB [churn|quiet]");
-	for (int i = 0; i < NR_REGIONS; i++) {
-		if (i != HIDDEN)
-			regions[i].prot = PROT_READ | PROT_WRITE;
-		set_up(&regions[i], &state);
-	}
-	access_as(&regions[HIDDEN], PROT_NONE);
 	sigaction(SIGUSR1, &sa, NULL);
 	sigaction(SIGUSR2, &sa, NULL);
 
-	/* What they had in common, both change later, each its own. */
+	/* What they have in common, both change later, each its own. */
+	set_up(&regions[BEFORE_FORK], &state);
 	child = fork();
 	if (child < 0)
 		err(1, "fork");
@@ -274,6 +273,11 @@ int main(int argc, char **argv)
 			change_page(&regions[BEFORE_FORK], n, &state);
 		loop("child", false, false, &state);
 	}
+
+	for (int i = ANON; i < NR_REGIONS; i++)
+		set_up(&regions[i], &state);
+	regions[HIDDEN].prot = PROT_NONE;
+	access_as(&regions[HIDDEN], PROT_NONE);
 	printf("ready: parent %d, child %d\n", getpid(), child);
 	fflush(stdout);
 	loop("parent", argc < 3 || strcmp(argv[2], "quiet"),

@@ -27,7 +27,11 @@ check() {
 
 	shift
 	# Not as part of a condition, where set -e does nothing.
-	(set -e; "$@")
+	(
+		set -eE
+		trap 'echo "# failed in ${FUNCNAME[0]}(): $BASH_COMMAND" >&2' ERR
+		"$@"
+	)
 	status=$?
 	result "$status" "$name ($((SECONDS - started)) s)"
 }
@@ -46,7 +50,7 @@ criu() {
 	log=$(realpath "$dir")/$action.log
 	if ! "$CRIU" "$action" -D "$dir" -v4 -o "$log" "$@"; then
 		echo "# criu $action $*: failed" >&2
-		grep -E 'Error|Warn' "$log" | tail -n 8 | sed 's/^/#   /' >&2
+		grep -sE 'Error|Warn' "$log" | tail -n 8 | sed 's/^/#   /' >&2 || :
 		return 1
 	fi
 }

@@ -14,12 +14,12 @@ start_redis() {
 	shift
 	pkill -9 -x redis-server || :
 	mkdir -p "$dir"
-	(cd "$dir" && setsid "$@" redis-server --save '' --enable-debug-command yes \
+	(trap - ERR; cd "$dir"; setsid "$@" redis-server --save '' --enable-debug-command yes \
 		--protected-mode no --bind '*' --daemonize no \
 		</dev/null >redis.log 2>&1 &)
 	wait_for has_line "$dir/redis.log" 'Ready to accept connections'
 	# shellcheck disable=SC2034 # for those who source this
-	pid=$(pgrep -x redis-server)
+	pid=$(pgrep -n -x redis-server)
 }
 
 # The arguments of these are the command to run redis-cli with: env, if nothing else.
