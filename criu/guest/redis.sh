@@ -14,7 +14,7 @@ start_redis() {
 	shift
 	pkill -9 -x redis-server || :
 	mkdir -p "$dir"
-	(trap - ERR; cd "$dir"; setsid "$@" redis-server --save '' --enable-debug-command yes \
+	(trap - ERR; cd "$dir" || exit; setsid "$@" redis-server --save '' --enable-debug-command yes \
 		--protected-mode no --bind '*' --daemonize no \
 		</dev/null >redis.log 2>&1 &)
 	wait_for has_line "$dir/redis.log" 'Ready to accept connections'
