@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include <linux/userfaultfd.h>
 #include <sys/mount.h>
+#include <sys/utsname.h>
 #include "pvm_test.h"
 
 #ifndef PIDFD_THREAD
@@ -116,10 +117,20 @@ static pid_t start_faulting_target(unsigned char *mem, int *uffd)
 	return pid;
 }
 
+/* Since Linux 6.2, any signal ends the wait for userfaultfd. */
+static bool signals_end_faults(void)
+{
+	struct utsname uts;
+	int major, minor;
+
+	return uname(&uts) || sscanf(uts.release, "%d.%d", &major, &minor) != 2 ||
+	       major > 6 || (major == 6 && minor >= 2);
+}
+
 /*
  * The state in which a caller waits for its fault to be resolved, of which there has
- * been a message: S, or D where nothing but a fatal signal ends the wait, as in kernels
- * before 6.2.
+ * been a message: S, or D in kernels where nothing but a fatal signal ends the wait. 0
+ * if that should not be so in this kernel.
  */
 static char state_in_fault(pid_t tid)
 {
@@ -129,7 +140,7 @@ static char state_in_fault(pid_t tid)
 		sched_yield();
 		state = thread_state(tid);
 	} while (state != 'S' && state != 'D');
-	return state;
+	return state == 'D' && signals_end_faults() ? 0 : state;
 }
 
 /* Start the call, and return when it has met a fault: the state, or 0. */

@@ -21,6 +21,7 @@ options=()
 programs=()
 files=()
 tests=()
+only_abis=()
 kernel_only=
 no_build=
 append=
@@ -42,6 +43,7 @@ usage() {
 	  -p path	run this program of the guest instead of the tests; may be repeated
 	  -f src:dst	put a file into the guest; may be repeated
 	  -r test	run only this one of the tests; may be repeated
+	  -b abi	run them for this ABI only; may be repeated
 	  -g path	get this file out of the guest, to out/ where the run is kept
 	  -w dir	where to keep the run; default: run in the build directory
 	  -a words	add to the kernel's command line
@@ -156,7 +158,8 @@ build_tests() {
 }
 
 abis() {
-	awk 'NF { print $1 }' <<<"$ABIS"
+	awk -v only="${only_abis[*]}" 'NF && (only == "" || index(" " only " ", " " $1 " ")) {
+		print $1 }' <<<"$ABIS"
 }
 
 parents() {
@@ -383,7 +386,7 @@ run_all_abis() {
 main() {
 	local opt
 
-	while getopts 't:d:K:c:o:knp:f:r:g:w:a:q:m:s:T:j:h' opt; do
+	while getopts 't:d:K:c:o:knp:f:r:b:g:w:a:q:m:s:T:j:h' opt; do
 		case $opt in
 		t) arch=$OPTARG ;;
 		d) build_dir=$OPTARG ;;
@@ -395,6 +398,7 @@ main() {
 		p) programs+=("$OPTARG") ;;
 		f) files+=("$OPTARG") ;;
 		r) tests+=("$OPTARG") ;;
+		b) only_abis+=("$OPTARG") ;;
 		g) get=$OPTARG ;;
 		w) run_dir=$OPTARG ;;
 		a) append=$OPTARG ;;
@@ -430,6 +434,7 @@ main() {
 		run_guest
 		return
 	fi
+	[ -n "$(abis)" ] || fail "no such ABI: ${only_abis[*]}"
 	run_all_abis
 }
 
