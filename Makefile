@@ -38,6 +38,14 @@ test:
 coverage:
 	@scripts/coverage
 
+## make mutants    break the call in 59 ways, one after the other: does a test notice?
+mutants:
+	@scripts/mutants
+
+## make neighbours  the kernel's own tests of what the series touches, with it and without
+neighbours:
+	@scripts/neighbours
+
 ## make lint       only checkpatch, shellcheck, codespell and the like
 lint:
 	@scripts/lint
@@ -110,6 +118,6 @@ criu-refresh:
 ## JOBS=n, ACCEL=kvm (instead of emulation), XDG_CACHE_HOME (where sources and builds
 ## are kept).
 
-.PHONY: help demo check check-all check-headers test coverage lint bench \
-	bench-folios tree refresh series man-patch check-commits fetch clean \
-	criu-tree criu-refresh criu-check
+.PHONY: help demo check check-all check-headers test coverage mutants \
+	neighbours lint bench bench-folios tree refresh series man-patch \
+	check-commits fetch clean criu-check criu-measure criu-tree criu-refresh

@@ -92,6 +92,11 @@ series() {
 	sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$TOP/patches/series"
 }
 
+# What was changed to measure it or to break it.
+restore_splice() {
+	git -C "$(src_dir)" checkout -q -f -- fs/splice.c
+}
+
 # A kernel that needs other edits for a commit has them, as a mere diff, in
 # patches/BASE/; the message is that of the patch of the same name in patches/, and
 # what is said before the diff is added to it.
