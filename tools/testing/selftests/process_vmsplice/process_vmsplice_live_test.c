@@ -432,10 +432,11 @@ TEST_F_TIMEOUT(fault, pages_are_not_held_for_taken_room, TIMEOUT)
 	ASSERT_EQ(0, fill_pipe(self->wr));
 	ASSERT_TRUE(resolve(self->uffd, self->mem));
 	EXPECT_EQ(-EAGAIN, caller_join(&c));
-	for (size_t i = 0; i <= PRESENT; i++)
+	for (size_t i = 0; i <= PRESENT; i++) {
 		EXPECT_TRUE(can_move(self->pid, self->mem + i * page_size)) {
 			TH_LOG("still held: page %zu", i);
 		}
+	}
 }
 
 TEST_F_TIMEOUT(fault, reader_leaves_meanwhile, TIMEOUT)
