@@ -7,7 +7,7 @@
  *
  * The data is right. A target stamps each line of 64 bytes with its own number, the
  * number of the page, of the line, and a generation, and never writes to a line again:
- * a page gets a new generation by a new mapping, which can't be read until it is
+ * a page gets a new generation by a new mapping, which is moved there when it is
  * stamped. So each line that comes out must be whole, of a line that was asked for and
  * has not come yet, and of a generation not older than at the time of the call. Copies
  * that are not the target's (a child's, after fork) have other stamps. In the end, each
@@ -195,17 +195,19 @@ static unsigned char *window_page(size_t page)
 static void restamp(struct target *t, size_t from, size_t n)
 {
 	bool own = rnd(&t->rng, 4);
-	void *mem = mmap(window_page(from), n * page_size, PROT_WRITE,
-			 MAP_FIXED | MAP_ANONYMOUS | (own ? MAP_PRIVATE : MAP_SHARED),
-			 -1, 0);
+	unsigned char *mem = mmap(NULL, n * page_size, PROT_READ | PROT_WRITE,
+				  MAP_ANONYMOUS | (own ? MAP_PRIVATE : MAP_SHARED),
+				  -1, 0);
 	uint32_t gen = INC(t->slot->begun);
 
 	if (mem == MAP_FAILED)
 		_exit(1);
-	/* What may not be read does not go into a pipe before it is whole. */
-	for (size_t i = from; i < from + n; i++)
-		stamp_page(window_page(i), t->id, gen, i);
-	if (mprotect(mem, n * page_size, PROT_READ))
+	/* It comes to where it is asked for when it is whole. */
+	for (size_t i = 0; i < n; i++)
+		stamp_page(mem + i * page_size, t->id, gen, from + i);
+	if (mprotect(mem, n * page_size, PROT_READ) ||
+	    mremap(mem, n * page_size, n * page_size, MREMAP_MAYMOVE | MREMAP_FIXED,
+		   window_page(from)) != window_page(from))
 		_exit(1);
 	for (size_t i = from; i < from + n; i++) {
 		t->present[i] = true;

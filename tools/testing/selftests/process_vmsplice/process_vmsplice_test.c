@@ -371,8 +371,22 @@ FIXTURE_VARIANT_ADD(hole, unmapped) { .make = 'u' };
 FIXTURE_VARIANT_ADD(hole, prot_none) { .make = 'n' };
 FIXTURE_VARIANT_ADD(hole, prot_write_alone) { .make = 'o' };
 
+/* On riscv, PROT_WRITE implies PROT_READ. */
+static bool may_read_what_may_be_written(void)
+{
+	char *mem = mmap(NULL, page_size, PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char c;
+	struct iovec to = { &c, 1 }, from = { mem, 1 };
+	bool may = process_vm_readv(getpid(), &to, 1, &from, 1, 0) == 1;
+
+	munmap(mem, page_size);
+	return may;
+}
+
 FIXTURE_SETUP(hole)
 {
+	if (variant->make == 'o' && may_read_what_may_be_written())
+		SKIP(return, "what may be written may be read here");
 	self->size = 8 * page_size;
 	self->mem = mmap(NULL, self->size, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
