@@ -2,7 +2,8 @@
 /*
  * Each allocation of the call fails once: by /proc/self/fail-nth, the first, the second,
  * and so on, until the call gets through untouched. Whatever fails, the result is
- * ENOMEM or a count, and what is in the pipe is right. What leaks, kmemleak finds.
+ * ENOMEM or a count, and what is in the pipe is right. In the end, nobody holds a page
+ * of the target; what else leaks, kmemleak finds.
  */
 #define _GNU_SOURCE
 #include "pvm_test.h"
@@ -159,6 +160,14 @@ TEST_F_TIMEOUT(fail, each_allocation, TIMEOUT)
 	}
 	/* The batch in each; and a long array, or the first page. */
 	EXPECT_LE(SWEEPS + (variant->nr_segs > 8 || variant->shared), failures);
+
+	if (variant->untouched || !has_two_nodes())
+		return;
+	for (size_t off = 0; off < self->size; off += page_size) {
+		EXPECT_TRUE(can_move(self->pid, self->mem + off)) {
+			TH_LOG("still held: page %zu", off / page_size);
+		}
+	}
 }
 
 TEST_HARNESS_MAIN

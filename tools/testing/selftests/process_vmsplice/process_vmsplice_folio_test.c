@@ -1283,11 +1283,6 @@ static bool can_migrate(const struct world *w, const struct range *r)
 	return false;
 }
 
-static bool has_two_nodes(void)
-{
-	return !access("/sys/devices/system/node/node1", F_OK);
-}
-
 /*
  * A folio that was moved, or was not to be moved, may have been split. To discard it is
  * not enough: before Linux 6.14, a page table that is left keeps huge pages away.

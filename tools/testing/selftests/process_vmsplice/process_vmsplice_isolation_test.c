@@ -19,7 +19,6 @@
 #ifndef MADV_HWPOISON
 #define MADV_HWPOISON 100
 #endif
-#define MOVE_PAGES_ALL 4	/* MPOL_MF_MOVE_ALL */
 
 /* As many pages are looked at, from the start of the memory on. */
 #define SPAN_PAGES 8
@@ -597,8 +596,6 @@ static bool make_memory(struct world *w)
 	return true;
 }
 
-#define SECOND_NODE "/sys/devices/system/node/node1"
-
 /* From one node to another, or back; false if there are not two. */
 static bool migrate(pid_t pid, unsigned char *mem)
 {
@@ -613,7 +610,7 @@ static bool migrate(pid_t pid, unsigned char *mem)
 		nodes[i] = !status[i];
 	/* How many were moved depends on who else holds them: none has to be. */
 	return syscall(SYS_move_pages, pid, SPAN_PAGES, pages, nodes, status,
-		       MOVE_PAGES_ALL) >= 0;
+		       MPOL_MF_MOVE_ALL) >= 0;
 }
 
 static bool exit_target(struct world *w)
@@ -858,7 +855,7 @@ FIXTURE_SETUP(cell)
 {
 	const char *missing = begin_world(&self->w, variant->backing);
 
-	if (!missing && variant->event == is_migrated && access(SECOND_NODE, F_OK))
+	if (!missing && variant->event == is_migrated && !has_two_nodes())
 		missing = "no second NUMA node";
 	if (missing)
 		SKIP(return, "%s", missing);

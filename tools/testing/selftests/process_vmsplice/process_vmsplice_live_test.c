@@ -399,32 +399,12 @@ TEST_F_TIMEOUT(fault, room_taken_meanwhile_nonblocking, TIMEOUT)
 	EXPECT_EQ((int)(self->slots * page_size), in_pipe(self->rd));
 }
 
-#define SECOND_NODE "/sys/devices/system/node/node1"
-
-/*
- * To the other node: only a page that nobody holds can go there. One that is about
- * to enter the LRU lists can't, so not always at the first try.
- */
-static bool can_move(pid_t pid, void *page)
-{
-	int was, is, wanted;
-
-	if (syscall(SYS_move_pages, pid, 1, &page, NULL, &was, 0))
-		return false;
-	wanted = !was;
-	for (int i = 0; i < 20; i++)
-		if (!syscall(SYS_move_pages, pid, 1, &page, &wanted, &is, 0) &&
-		    is == wanted)
-			return true;
-	return false;
-}
-
 /* What was gathered when the room was gone is given back. */
 TEST_F_TIMEOUT(fault, pages_are_not_held_for_taken_room, TIMEOUT)
 {
 	struct caller c = CALLER(0, PRESENT + 1);
 
-	if (access(SECOND_NODE, F_OK))
+	if (!has_two_nodes())
 		SKIP(return, "not two NUMA nodes to move pages between");
 	ASSERT_EQ(0, fcntl(self->wr, F_SETFL, O_NONBLOCK));
 	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));

@@ -436,6 +436,34 @@ static bool has_huge_page(pid_t pid, void *addr)
 	return found;
 }
 
+static bool has_two_nodes(void)
+{
+	return !access("/sys/devices/system/node/node1", F_OK);
+}
+
+/* Those that other processes map as well. */
+#ifndef MPOL_MF_MOVE_ALL
+#define MPOL_MF_MOVE_ALL 4
+#endif
+
+/*
+ * To the other node: only a page that nobody holds can go there. One that is about
+ * to enter the LRU lists can't, so not always at the first try.
+ */
+static bool can_move(pid_t pid, void *page)
+{
+	int was, is, wanted;
+
+	if (syscall(SYS_move_pages, pid, 1, &page, NULL, &was, 0))
+		return false;
+	wanted = !was;
+	for (int i = 0; i < 20; i++)
+		if (!syscall(SYS_move_pages, pid, 1, &page, &wanted, &is,
+			     MPOL_MF_MOVE_ALL) && is == wanted)
+			return true;
+	return false;
+}
+
 /*
  * What the fixtures have in common: a target with a region of memory, at the
  * same address in the test, where it is not used; a buffer of that size, and a pipe.
