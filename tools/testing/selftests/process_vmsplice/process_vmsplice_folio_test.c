@@ -411,6 +411,20 @@ static bool file_says(const char *path, const char *word)
 	return says;
 }
 
+static bool has_high_memory(void)
+{
+	FILE *f = fopen("/proc/meminfo", "r");
+	unsigned long kb = 0;
+	char line[128];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "HighTotal: %lu kB", &kb) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kb;
+}
+
 /* Why there can't be such memory, or NULL. */
 static const char *why_no_huge_pages(void)
 {
@@ -420,6 +434,8 @@ static const char *why_no_huge_pages(void)
 		return "no transparent huge pages";
 	if (file_says(THP_DIR "enabled", "[never]"))
 		return "transparent huge pages are turned off";
+	if (has_high_memory())
+		return "high memory is mapped a page at a time, and a buffer takes a page";
 	if (huge > MAX_HUGE || huge < MIN_HUGE_PAGES * page_size)
 		return "huge pages have a size that this test is not made for";
 	return NULL;
