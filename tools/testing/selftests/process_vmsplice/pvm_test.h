@@ -64,7 +64,8 @@
 #define NOBODY 65534
 /* No process has it: above the limit of pids. */
 #define NO_PID 0x7ffffff0
-#define BAD_PTR ((void *)(-1UL << 16))
+/* In the last 64 KiB, arm has what a program may read. */
+#define BAD_PTR ((void *)(-2UL << 16))
 
 static size_t page_size;
 
