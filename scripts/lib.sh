@@ -92,6 +92,17 @@ series() {
 	sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$TOP/patches/series"
 }
 
+# Put the table $2 into README.md, between its comments "NAME begins" and "end of NAME".
+readme_table() {
+	table=$2 awk -v begin="^<!-- $1 begins" -v end="^<!-- end of $1 " '
+		$0 ~ begin { print; print ENVIRON["table"]; skip = 1 }
+		$0 ~ end { skip = 0; n++ }
+		!skip
+		END { exit n != 1 }' "$TOP/README.md" >"$TOP/README.md.new" ||
+		die "README.md has no place for the table of $1"
+	mv "$TOP/README.md.new" "$TOP/README.md"
+}
+
 # What was changed to measure it or to break it.
 restore_splice() {
 	git -C "$(src_dir)" checkout -q -f -- fs/splice.c
