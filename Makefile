@@ -29,6 +29,10 @@ check-all:
 check-headers:
 	@scripts/check-headers
 
+## make check-builds  configurations that no test runs, and clang: any warning?
+check-builds:
+	@scripts/check-builds
+
 ##
 ## make test       only the selftests, under QEMU
 test:
@@ -118,6 +122,6 @@ criu-refresh:
 ## JOBS=n, ACCEL=kvm (instead of emulation), XDG_CACHE_HOME (where sources and builds
 ## are kept).
 
-.PHONY: help demo check check-all check-headers test coverage mutants \
+.PHONY: help demo check check-all check-headers check-builds test coverage mutants \
 	neighbours lint bench bench-folios tree refresh series man-patch \
 	check-commits fetch clean criu-check criu-measure criu-tree criu-refresh

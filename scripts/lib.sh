@@ -95,12 +95,33 @@ series() {
 # Put the table $2 into README.md, between its comments "NAME begins" and "end of NAME".
 readme_table() {
 	table=$2 awk -v begin="^<!-- $1 begins" -v end="^<!-- end of $1 " '
-		$0 ~ begin { print; print ENVIRON["table"]; skip = 1 }
-		$0 ~ end { skip = 0; n++ }
+		$0 ~ begin { print; print ENVIRON["table"]; skip = 1; begins++ }
+		$0 ~ end { skip = 0; ends++ }
 		!skip
-		END { exit n != 1 }' "$TOP/README.md" >"$TOP/README.md.new" ||
+		END { exit begins != 1 || ends != 1 }' "$TOP/README.md" >"$TOP/README.md.new" ||
 		die "README.md has no place for the table of $1"
 	mv "$TOP/README.md.new" "$TOP/README.md"
+}
+
+# Of the lines of the function table(), those whose first word is an argument; all, if
+# there is none. $1 says what a line is.
+chosen() {
+	local what=$1 name
+
+	shift
+	[ $# -gt 0 ] || {
+		table
+		return
+	}
+	for name in "$@"; do
+		table | grep -P "^$name\t" ||
+			die "no $what is called $name; these are: $(table | cut -f1 | xargs)"
+	done
+}
+
+# C files of the kernel proper that the series changes.
+c_files() {
+	kgit diff --name-only pristine series -- '*.c' ':!samples' ':!tools'
 }
 
 # What was changed to measure it or to break it.

@@ -411,20 +411,6 @@ static bool file_says(const char *path, const char *word)
 	return says;
 }
 
-static bool has_high_memory(void)
-{
-	FILE *f = fopen("/proc/meminfo", "r");
-	unsigned long kb = 0;
-	char line[128];
-
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "HighTotal: %lu kB", &kb) == 1)
-			break;
-	if (f)
-		fclose(f);
-	return kb;
-}
-
 /* Why there can't be such memory, or NULL. */
 static const char *why_no_huge_pages(void)
 {
@@ -434,7 +420,7 @@ static const char *why_no_huge_pages(void)
 		return "no transparent huge pages";
 	if (file_says(THP_DIR "enabled", "[never]"))
 		return "transparent huge pages are turned off";
-	if (has_high_memory())
+	if (read_number("/proc/meminfo", "HighTotal"))
 		return "high memory is mapped a page at a time, and a buffer takes a page";
 	if (huge > MAX_HUGE || huge < MIN_HUGE_PAGES * page_size)
 		return "huge pages have a size that this test is not made for";
@@ -1268,7 +1254,7 @@ static bool migrate(const struct world *w, struct placing *p)
 	for (unsigned long i = 0; i < p->nr; i++)
 		wanted[i] = !p->nodes[i];
 	return syscall(SYS_move_pages, w->pid, p->nr, p->pages, wanted, status,
-		       2 /* MPOL_MF_MOVE */) >= 0 && find_nodes(w, p);
+		       MPOL_MF_MOVE) >= 0 && find_nodes(w, p);
 }
 
 static bool are_elsewhere(const struct placing *was, const struct placing *is)

@@ -59,9 +59,6 @@
 #ifndef MADV_PAGEOUT
 #define MADV_PAGEOUT 21
 #endif
-#ifndef MPOL_MF_MOVE
-#define MPOL_MF_MOVE 2
-#endif
 
 enum op { RESTAMP, UNMAP, FORK, PAGEOUT, MERGE, EXEC, EXIT, KILLED, NR_OPS };
 
@@ -822,22 +819,6 @@ static size_t lines_in_flight(void)
 }
 
 /* Memory: what is in use and is not to be had back. */
-
-static long read_number(const char *path, const char *name)
-{
-	char line[256], found[64];
-	FILE *f = fopen(path, "r");
-	long sum = 0, n;
-
-	if (!f)
-		return 0;
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, " %63[^: ]%*[: ]%ld", found, &n) == 2 &&
-		    !strcmp(found, name))
-			sum += n;
-	fclose(f);
-	return sum;
-}
 
 /*
  * Neither free pages that wait on the lists of a CPU, nor slab memory, which grows and

@@ -397,19 +397,28 @@ static size_t thp_size(void)
 	return size <= MAX_HUGE_PAGE ? size : 0;
 }
 
-/* The size of the pages that MAP_HUGETLB takes, or 0. */
-static size_t hugetlb_size(void)
+/* The sum of the numbers that a file like /proc/meminfo has beside name. */
+static long read_number(const char *path, const char *name)
 {
-	FILE *f = fopen("/proc/meminfo", "r");
-	char line[128];
-	size_t kb = 0;
+	char line[256], found[64];
+	FILE *f = fopen(path, "r");
+	long sum = 0, n;
 
 	if (!f)
 		return 0;
 	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "Hugepagesize: %zu kB", &kb) == 1)
-			break;
+		if (sscanf(line, " %63[^: ]%*[: ]%ld", found, &n) == 2 &&
+		    !strcmp(found, name))
+			sum += n;
 	fclose(f);
+	return sum;
+}
+
+/* The size of the pages that MAP_HUGETLB takes, or 0. */
+static size_t hugetlb_size(void)
+{
+	size_t kb = read_number("/proc/meminfo", "Hugepagesize");
+
 	return kb <= MAX_HUGE_PAGE >> 10 ? kb << 10 : 0;
 }
 
@@ -442,8 +451,9 @@ static bool has_two_nodes(void)
 	return !access("/sys/devices/system/node/node1", F_OK);
 }
 
+#ifndef MPOL_MF_MOVE
+#define MPOL_MF_MOVE 2
 /* Those that other processes map as well. */
-#ifndef MPOL_MF_MOVE_ALL
 #define MPOL_MF_MOVE_ALL 4
 #endif
 
