@@ -98,8 +98,10 @@ readme_table() {
 		$0 ~ begin { print; print ENVIRON["table"]; skip = 1; begins++ }
 		$0 ~ end { skip = 0; ends++ }
 		!skip
-		END { exit begins != 1 || ends != 1 }' "$TOP/README.md" >"$TOP/README.md.new" ||
+		END { exit begins != 1 || ends != 1 }' "$TOP/README.md" >"$TOP/README.md.new" || {
+		rm -f "$TOP/README.md.new"
 		die "README.md has no place for the table of $1"
+	}
 	mv "$TOP/README.md.new" "$TOP/README.md"
 }
 
