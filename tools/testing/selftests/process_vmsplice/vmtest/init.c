@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The first process of the guest that vmtest boots: runs each of its arguments as a
- * program, reports them in KTAP as the kselftest runner does, and ends with a line by
- * which the host tells a complete run from one that broke off.
+ * The first process of the guest that vmtest boots: runs each of the programs that a file
+ * names, reports them in KTAP as the kselftest runner does, and ends with a line by which
+ * the host tells a complete run from one that broke off.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -116,38 +116,62 @@ static void send_file(const char *path)
 	close(fd);
 }
 
-int main(int argc, char **argv)
+/* How many lines there are; the next read starts over. */
+static int count_lines(FILE *file)
+{
+	int n = 0;
+
+	for (int c; (c = getc(file)) != EOF;)
+		n += c == '\n';
+	rewind(file);
+	return n;
+}
+
+/* The host has put the paths into the file, each on a line of its own. */
+static void run_all(FILE *programs)
 {
 	int pass = 0, fail = 0, skip = 0;
+	char path[256];
 
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	setenv("PATH", "/bin", 1);
-	setenv("HOME", "/tmp", 1);
-	mount_filesystems();
-
-	printf("TAP version 13\n1..%d\n", argc - 1);
-	for (int i = 1; i < argc; i++) {
+	printf("TAP version 13\n1..%d\n", count_lines(programs));
+	for (int i = 1; fgets(path, sizeof(path), programs); i++) {
 		double start = now();
 		int status;
 
-		printf("# %s\n", argv[i]);
-		status = run(argv[i]);
-		printf("# %s: %.1f s\n", argv[i], now() - start);
+		path[strcspn(path, "\n")] = '\0';
+		printf("# %s\n", path);
+		status = run(path);
+		printf("# %s: %.1f s\n", path, now() - start);
 		if (status == KSFT_SKIP) {
 			skip++;
-			printf("ok %d %s # SKIP\n", i, argv[i]);
+			printf("ok %d %s # SKIP\n", i, path);
 		} else if (!status) {
 			pass++;
-			printf("ok %d %s\n", i, argv[i]);
+			printf("ok %d %s\n", i, path);
 		} else {
 			fail++;
-			printf("not ok %d %s # exit=%d\n", i, argv[i], status);
+			printf("not ok %d %s # exit=%d\n", i, path, status);
 		}
 	}
 	report_leaks();
 	if (getenv("VMTEST_GET"))
 		send_file(getenv("VMTEST_GET"));
 	printf("# vmtest: done pass:%d fail:%d skip:%d\n", pass, fail, skip);
+}
+
+int main(void)
+{
+	FILE *programs;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	setenv("PATH", "/bin", 1);
+	setenv("HOME", "/tmp", 1);
+	mount_filesystems();
+	programs = fopen("/programs", "re");
+	if (programs)
+		run_all(programs);
+	else
+		perror("# /programs");
 	fflush(stdout);
 	sync();
 	reboot(RB_AUTOBOOT);

@@ -47,7 +47,7 @@ guest() {
 }
 
 ktap_print_header
-ktap_set_plan 17
+ktap_set_plan 19
 guest good	0 'PASS: pass:1 fail:0'
 guest hang	1 'FAIL: no end after 15 seconds' -T 15
 guest panic	1 'FAIL: the kernel log has signs of trouble'
@@ -60,6 +60,9 @@ guest no_file	1 'FAIL: the guest has no /nothing' -g /nothing
 guest fail	1 'FAIL: some tests failed: pass:0 fail:1'
 guest die	1 'FAIL: some tests failed: pass:0 fail:1'
 guest skip	1 'FAIL: no test ran'
+run all_skip	0 'PASS: pass:0 fail:0 skip:1' -n -f "$misbehave:/skip" -p /skip -S
+run some_skip	1 'FAIL: not all tests skipped: pass:1' \
+	-n -f "$misbehave:/skip" -p /skip -f "$misbehave:/good" -p /good -S
 guest deny	1 'FAIL: a test failed, but its program did not say so'
 guest no_init	1 'FAIL: the kernel log has signs of trouble' -a 'init=/nothing rdinit=/nothing'
 run option_unknown 1 'FAIL: Kconfig dropped CONFIG_NO_SUCH_OPTION=y' \
