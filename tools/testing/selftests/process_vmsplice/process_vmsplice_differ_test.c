@@ -268,14 +268,24 @@ static void *try_map(const struct map *map, int file)
 		    flags | MAP_FIXED, fd, offset);
 }
 
-/* Too few huge pages is no error: where the mapping would be is a hole then. */
+/*
+ * Too few huge pages is no error, and neither is it that caches which have aliases take
+ * shared memory only at some addresses: where the mapping would be is a hole then.
+ */
+static bool may_fail(enum source source, int error)
+{
+	if (source == SRC_SHARED_ANON || source == SRC_MEMFD)
+		return error == EINVAL;
+	return source == SRC_HUGETLB;
+}
+
 static bool make_map(const struct map *map, int file)
 {
 	size_t len = map->pages * page_size;
 	enum source source = map->kind->source;
 
 	if (try_map(map, file) == MAP_FAILED) {
-		if (source != SRC_HUGETLB)
+		if (!may_fail(source, errno))
 			_exit(1);
 		return false;
 	}

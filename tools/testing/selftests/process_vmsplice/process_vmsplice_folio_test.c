@@ -31,8 +31,8 @@
 #define DIRECT_DEVICE "/dev/ram1"
 #define SECTOR 512
 
-/* A row of more than MAX_HUGE a page would not fit into a small guest. */
-#define MAX_HUGE (16UL << 20)
+/* A buffer takes no more, so that larger pages need several. */
+#define MAX_HUGE (2UL << 20)
 /* What the ranges below need of a huge page, and of each area of base pages. */
 #define MIN_HUGE_PAGES 64
 #define BASE_PAGES 16

@@ -230,6 +230,8 @@ static struct setting settings[] = {
 	{ .path = MEDIUM_DIR "enabled", .value = "madvise" },
 	{ .path = KSM_DIR "pages_to_scan", .value = "1000" },
 	{ .path = KSM_DIR "sleep_millisecs", .value = "1" },
+	/* Or pages that are skipped in turns never meet. */
+	{ .path = KSM_DIR "smart_scan", .value = "0" },
 	{ .path = KSM_DIR "run", .value = "1" },
 };
 

@@ -188,29 +188,44 @@ static unsigned char *window_page(size_t page)
 	return WINDOW + page * page_size;
 }
 
-/* Private anonymous memory, or some that process_vmsplice() has to copy. */
-static void restamp(struct target *t, size_t from, size_t n)
+/*
+ * Memory comes to where it is asked for when it is whole. False if it is shared, and may
+ * not be there: caches that have aliases take it only at some addresses.
+ */
+static bool try_restamp(struct target *t, size_t from, size_t n, bool own)
 {
-	bool own = rnd(&t->rng, 4);
-	unsigned char *mem = mmap(NULL, n * page_size, PROT_READ | PROT_WRITE,
+	size_t len = n * page_size;
+	unsigned char *mem = mmap(NULL, len, PROT_READ | PROT_WRITE,
 				  MAP_ANONYMOUS | (own ? MAP_PRIVATE : MAP_SHARED),
 				  -1, 0);
 	uint32_t gen = INC(t->slot->begun);
 
 	if (mem == MAP_FAILED)
 		_exit(1);
-	/* It comes to where it is asked for when it is whole. */
 	for (size_t i = 0; i < n; i++)
 		stamp_page(mem + i * page_size, t->id, gen, from + i);
-	if (mprotect(mem, n * page_size, PROT_READ) ||
-	    mremap(mem, n * page_size, n * page_size, MREMAP_MAYMOVE | MREMAP_FIXED,
-		   window_page(from)) != window_page(from))
+	if (mprotect(mem, len, PROT_READ))
 		_exit(1);
+	if (mremap(mem, len, len, MREMAP_MAYMOVE | MREMAP_FIXED,
+		   window_page(from)) != window_page(from)) {
+		if (own || errno != EINVAL)
+			_exit(1);
+		munmap(mem, len);
+		return false;
+	}
 	for (size_t i = from; i < from + n; i++) {
 		t->present[i] = true;
 		t->own[i] = own;
 		STORE(t->slot->gen[i], gen);
 	}
+	return true;
+}
+
+/* Private anonymous memory, or some that process_vmsplice() has to copy. */
+static void restamp(struct target *t, size_t from, size_t n)
+{
+	if (rnd(&t->rng, 4) || !try_restamp(t, from, n, false))
+		try_restamp(t, from, n, true);
 }
 
 static void op_restamp(struct target *t)
