@@ -174,6 +174,7 @@ int main(void)
 		perror("# /programs");
 	fflush(stdout);
 	sync();
-	reboot(RB_AUTOBOOT);
+	/* With -no-reboot, it is the end of QEMU; but not all firmware can reboot. */
+	reboot(getenv("VMTEST_POWER_OFF") ? RB_POWER_OFF : RB_AUTOBOOT);
 	return 1;
 }
