@@ -821,6 +821,26 @@ TEST_F_TIMEOUT(paused, target, TIMEOUT)
 	EXPECT_TRUE(variant->resume(self->pid));
 }
 
+/* Does a system call end when it is paused? Linux 7.3 on sparc64 has read() fail. */
+static bool pause_ends_read(bool (*pause)(pid_t pid), bool (*resume)(pid_t pid))
+{
+	int p[2], status = -1;
+	pid_t reader;
+	char c;
+
+	if (pipe(p))
+		return false;
+	reader = fork();
+	if (!reader)
+		_exit(read(p[0], &c, 1) < 0 && errno == EINTR);
+	wait_for_state(reader, 'S');
+	if (pause(reader) && resume(reader) && write(p[1], "x", 1) == 1)
+		status = exit_status(reader);
+	close(p[0]);
+	close(p[1]);
+	return WIFEXITED(status) && WEXITSTATUS(status);
+}
+
 /* Paused in the call, the caller goes on with it: no signal is there to report. */
 
 TEST_F_TIMEOUT(paused, caller_in_a_fault, TIMEOUT)
@@ -829,6 +849,8 @@ TEST_F_TIMEOUT(paused, caller_in_a_fault, TIMEOUT)
 
 	if (self->uffd < 0)
 		SKIP(return, "no userfaultfd() for faults of the kernel");
+	if (pause_ends_read(variant->pause, variant->resume))
+		SKIP(return, "a read() that is paused fails as well");
 	caller = fork_caller(self->pid, self->wr,
 			     self->mem + PRESENT * page_size, page_size);
 	ASSERT_LT(0, caller);
@@ -851,6 +873,8 @@ TEST_F_TIMEOUT(paused, caller_waiting_for_room, TIMEOUT)
 {
 	pid_t caller;
 
+	if (pause_ends_read(variant->pause, variant->resume))
+		SKIP(return, "a read() that is paused fails as well");
 	ASSERT_EQ(0, fill_pipe(self->wr));
 	caller = fork_caller(self->pid, self->wr, self->mem, page_size);
 	ASSERT_LT(0, caller);
