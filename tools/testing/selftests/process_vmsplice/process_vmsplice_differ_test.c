@@ -269,13 +269,13 @@ static void *try_map(const struct map *map, int file)
 }
 
 /*
- * Too few huge pages is no error, and neither is it that caches which have aliases take
- * shared memory only at some addresses: where the mapping would be is a hole then.
+ * Too few huge pages is no error, and neither is an address where memory can't be shared:
+ * where the mapping would be is a hole then.
  */
 static bool may_fail(enum source source, int error)
 {
 	if (source == SRC_SHARED_ANON || source == SRC_MEMFD)
-		return error == EINVAL;
+		return may_not_be_shared_there(error);
 	return source == SRC_HUGETLB;
 }
 

@@ -188,10 +188,7 @@ static unsigned char *window_page(size_t page)
 	return WINDOW + page * page_size;
 }
 
-/*
- * Memory comes to where it is asked for when it is whole. False if it is shared, and may
- * not be there: caches that have aliases take it only at some addresses.
- */
+/* Memory comes to where it is asked for when it is whole. False if it may not be there. */
 static bool try_restamp(struct target *t, size_t from, size_t n, bool own)
 {
 	size_t len = n * page_size;
@@ -208,7 +205,7 @@ static bool try_restamp(struct target *t, size_t from, size_t n, bool own)
 		_exit(1);
 	if (mremap(mem, len, len, MREMAP_MAYMOVE | MREMAP_FIXED,
 		   window_page(from)) != window_page(from)) {
-		if (own || errno != EINVAL)
+		if (own || !may_not_be_shared_there(errno))
 			_exit(1);
 		munmap(mem, len);
 		return false;

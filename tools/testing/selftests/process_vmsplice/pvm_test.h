@@ -24,6 +24,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -444,6 +445,12 @@ static bool has_huge_page(pid_t pid, void *addr)
 	}
 	fclose(f);
 	return found;
+}
+
+/* Caches that have aliases take shared memory only at some addresses. */
+static bool may_not_be_shared_there(int error)
+{
+	return error == EINVAL && page_size < (size_t)SHMLBA;
 }
 
 static bool has_two_nodes(void)
