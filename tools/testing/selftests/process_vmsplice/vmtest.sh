@@ -146,7 +146,10 @@ build_abi() {
 			headers_install INSTALL_HDR_PATH="$headers"
 		shift 2
 	fi
+	# Make does not see that a compiler, or what it is told, is another.
+	[ "$(cat "$out/compiler" 2>/dev/null)" = "${cross}gcc $*" ] || rm -rf "$out"
 	mkdir -p "$out"
+	echo "${cross}gcc $*" >"$out/compiler"
 	make -s -C "$here" OUTPUT="$out" ARCH="$karch" CC="${cross}gcc $*" LDFLAGS=-static \
 		KHDR_INCLUDES="-isystem $headers/include" "$out/init" "$out/misbehave" all
 }
