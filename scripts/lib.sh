@@ -62,6 +62,19 @@ build_dir() {
 	echo "$CACHE/build/$KERNEL-$ARCH${CONFIG:+-$CONFIG}"
 }
 
+# Sets config_options to what the vmtest.sh in the folder $1 has to be told of CONFIG.
+set_config_options() {
+	local vmtest=$1/vmtest
+
+	config_options=()
+	[ -n "${CONFIG:-}" ] || return 0
+	[ -f "$vmtest/$CONFIG.config" ] ||
+		die "CONFIG=$CONFIG is not known; these are:" \
+			"$(cd "$vmtest" && echo *.config | sed 's/\.config//g')"
+	# shellcheck disable=SC2034 # for those who call this
+	config_options=(-c "$vmtest/$CONFIG.config")
+}
+
 # Two runs at once would build in the same trees.
 lock_cache() {
 	mkdir -p "$CACHE"
