@@ -59,20 +59,27 @@ src_dir() {
 }
 
 build_dir() {
-	echo "$CACHE/build/$KERNEL-$ARCH${CONFIG:+-$CONFIG}"
+	local name=${CONFIG:-}
+
+	name=${name##*/}
+	name=${name%.config}
+	echo "$CACHE/build/$KERNEL-$ARCH${name:+-$name}"
 }
 
-# Sets config_options to what the vmtest.sh in the folder $1 has to be told of CONFIG.
+# Sets config_options to what the vmtest.sh in the folder $1 has to be told of CONFIG: a
+# name of those beside it, or the path of a file of this repository.
 set_config_options() {
-	local vmtest=$1/vmtest
+	local vmtest=$1/vmtest file
 
 	config_options=()
 	[ -n "${CONFIG:-}" ] || return 0
-	[ -f "$vmtest/$CONFIG.config" ] ||
+	file=$vmtest/$CONFIG.config
+	[[ $CONFIG != */* ]] || file=$TOP/$CONFIG
+	[ -f "$file" ] ||
 		die "CONFIG=$CONFIG is not known; these are:" \
 			"$(cd "$vmtest" && echo *.config | sed 's/\.config//g')"
 	# shellcheck disable=SC2034 # for those who call this
-	config_options=(-c "$vmtest/$CONFIG.config")
+	config_options=(-c "$file")
 }
 
 # Two runs at once would build in the same trees.
