@@ -239,13 +239,6 @@ run_machine() {
 	fi
 }
 
-# What the kernel says when something is wrong with it, at the start of a message.
-splats='BUG:|WARNING:|INFO: (possible|task|rcu|suspicious|trying)|Oops|Kernel panic'
-splats+='|general protection|suspicious RCU|KASAN|UBSAN|kernel BUG'
-splats+='|unreferenced object|refcount_t:|bad page|Bad page|Call Trace'
-splats+='|blocked for more than|soft lockup|Unable to handle|list_(add|del) corruption'
-splats+='|DEBUG_LOCKS_WARN|DEADLOCK'
-
 # All that is in the log but KCSAN's reports of races between functions neither of
 # which was called by process_vmsplice(); those go to the file races. The kernel
 # lives with many. One that can't be read to its end counts as ours.
@@ -286,7 +279,7 @@ report_races() {
 		sed 's/^/#/'
 }
 
-# What only looks like it; Linux 6.1 says the latter of the nodes that numa=fake makes.
+# What only looks like trouble; Linux 6.1 says the latter of the nodes that numa=fake makes.
 no_splats='Command line:|WARNING: workqueue cpumask: online intersect > possible intersect'
 
 # $1 is how the guest ended.
@@ -302,8 +295,8 @@ check_count() {
 verdict() {
 	local log=$run_dir/console.log last
 
-	without_races_elsewhere "$log" | grep -nE "$splats" | grep -vE "$no_splats" |
-		head -n 20 >"$run_dir/splats" || :
+	without_races_elsewhere "$log" | grep -nEf "$here/vmtest/splats" |
+		grep -vE "$no_splats" | head -n 20 >"$run_dir/splats" || :
 	if [ -s "$run_dir/splats" ]; then
 		sed 's/^/# /' "$run_dir/splats"
 		fail "the kernel log has signs of trouble; all of it: $log"
