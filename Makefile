@@ -10,7 +10,7 @@ endif
 MAKEFLAGS += --no-print-directory
 
 help:
-	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+	@sed -n 's/^## \{0,1\}//p' $(MAKEFILE_LIST)
 
 ## make demo       build the kernel, boot it, dump a live redis-server, prove the bytes
 demo:
@@ -42,7 +42,7 @@ test:
 coverage:
 	@scripts/coverage
 
-## make mutants    break the call in 59 ways, one after the other: does a test notice?
+## make mutants    break the call in 56 ways, one after the other: does a test notice?
 mutants:
 	@scripts/mutants
 
@@ -93,9 +93,9 @@ fetch:
 	@scripts/deps base
 	@scripts/fetch
 
-## make clean      remove what was built (not the source) from the cache
+## make clean      remove out/ and what was built, but not the sources, from the cache
 clean:
-	rm -rf out "$${XDG_CACHE_HOME:-$$HOME/.cache}/process_vmsplice/build"
+	@scripts/clean
 
 ##
 ## make criu-check    CRIU with our patches in a guest: its own tests, redis, migration

@@ -141,6 +141,51 @@ chosen() {
 	done
 }
 
+# For those that go on after a problem, to show all there are.
+problem() {
+	printf '%s\n' "$*" >&2
+	# shellcheck disable=SC2034 # for those who call this
+	failed=1
+}
+
+# Moves the tree $1 of the kernel, where nobody edits anything, to the commit $2.
+checkout_kernel() {
+	local tree=$1 commit=$2
+
+	if [ ! -e "$tree/.git" ]; then
+		rm -rf "$tree"
+		kgit worktree prune
+		say "checking out a tree for this (a minute)"
+		kgit worktree add -q --no-checkout --detach "$tree" "$commit"
+	fi
+	rm -f "$(git -C "$tree" rev-parse --git-path index.lock)"
+	git -C "$tree" checkout -q -f --detach "$commit"
+}
+
+# Has a work tree $2, to edit in, of the repository that the function $1 knows, with its
+# commits up to $3, and prints its path. $4 is the command that writes them back: commits
+# that it has not seen, or files that are not committed, are never thrown away.
+edit_tree() {
+	local repository=$1 tree=$2 head=$3 refresh=$4
+
+	if [ ! -e "$tree/.git" ]; then
+		"$repository" worktree prune
+		say "checking out the patches as commits"
+		"$repository" worktree add -q -f --detach "$tree" "$head"
+	elif [ -n "$(git -C "$tree" status --porcelain)" ]; then
+		die "$tree has changes that are not committed"
+	elif [ "$(git -C "$tree" rev-parse HEAD)" != "$head" ]; then
+		[ "$(git -C "$tree" rev-parse HEAD)" = \
+			"$(git -C "$tree" rev-parse -q --verify refs/worktree/refreshed)" ] ||
+			die "$tree has commits that are not in the patches here:" \
+				"run '$refresh', or 'git reset --hard $head' there"
+		git -C "$tree" reset -q --hard "$head"
+	fi
+	git -C "$tree" update-ref refs/worktree/refreshed "$head"
+	say "edit and commit here, then run '$refresh':"
+	echo "$tree"
+}
+
 # C files of the kernel proper that the series changes.
 c_files() {
 	kgit diff --name-only pristine series -- '*.c' ':!samples' ':!tools'
