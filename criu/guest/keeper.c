@@ -7,10 +7,11 @@
  * which lost, mixed up or tore a page is found out by the very process. A child has
  * some of its memory in common with it, until one of them writes.
  *
- *	keeper MIB [churn|quiet]
+ *	keeper MIB [churn|quiet|reserve]
  *
  * SIGUSR1: compare all pages and print "ok" or "bad" and how many.
- * SIGUSR2: stop writing, or go on. churn also maps, unmaps and protects memory.
+ * SIGUSR2: stop writing, or go on. churn also maps, unmaps and protects memory; reserve
+ * has address space reserved, as runtimes of languages do.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -29,6 +30,7 @@
 
 #define PAGE	4096UL
 #define WORDS	(PAGE / sizeof(uint64_t))
+#define RESERVED	(4UL << 40)
 
 struct region {
 	const char *name;
@@ -258,7 +260,7 @@ int main(int argc, char **argv)
 	pid_t child;
 
 	if (argc < 2 || !(regions[ANON].pages = strtoul(argv[1], NULL, 0) << 8))
-		errx(2, "usage: keeper MIB [churn|quiet]");
+		errx(2, "usage: keeper MIB [churn|quiet|reserve]");
 	sigaction(SIGUSR1, &sa, NULL);
 	sigaction(SIGUSR2, &sa, NULL);
 
@@ -278,6 +280,10 @@ int main(int argc, char **argv)
 		set_up(&regions[i], &state);
 	regions[HIDDEN].prot = PROT_NONE;
 	access_as(&regions[HIDDEN], PROT_NONE);
+	if (argc > 2 && !strcmp(argv[2], "reserve") &&
+	    mmap(NULL, RESERVED, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		 -1, 0) == MAP_FAILED)
+		err(1, "reserve");
 	printf("ready: parent %d, child %d\n", getpid(), child);
 	fflush(stdout);
 	loop("parent", argc < 3 || strcmp(argv[2], "quiet"),
