@@ -17,7 +17,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <sys/mount.h>
-#include <sys/swap.h>
+#include "pvm_swap.h"
 #include "pvm_test.h"
 
 #ifndef MADV_PAGEOUT
@@ -27,7 +27,6 @@
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
 #define MEDIUM_ENABLED THP_DIR "hugepages-64kB/enabled"
 #define MEDIUM_SIZE 65536
-#define SWAP_DEVICE "/dev/ram0"
 #define DIRECT_DEVICE "/dev/ram1"
 #define SECTOR 512
 
@@ -711,34 +710,6 @@ static bool take_by_two_pipes(struct world *w, size_t len)
 	return in_pipe(w->rd) == (int)(len - moved) && in_pipe(w->out) == (int)moved &&
 	       read_all(w->rd, w->buf + moved, len - moved) == (ssize_t)(len - moved) &&
 	       read_all(w->out, w->buf, moved) == (ssize_t)moved;
-}
-
-/* A ramdisk that nobody uses, and in which there is nothing. */
-static int open_ramdisk(const char *path, int flags, size_t size)
-{
-	int fd = open(path, O_RDWR | O_EXCL | flags);
-	unsigned char *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	bool blank;
-
-	if (fd < 0 || p == MAP_FAILED)
-		return -1;
-	blank = pread(fd, p, size, 0) == (ssize_t)size && !p[0] && !memcmp(p, p + 1, size - 1);
-	munmap(p, size);
-	if (blank)
-		return fd;
-	close(fd);
-	return -1;
-}
-
-static void erase_ramdisk(int fd, size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (p == MAP_FAILED || pwrite(fd, p, size, 0) != (ssize_t)size || fsync(fd))
-		perror("erasing the ramdisk");
-	munmap(p, size);
-	close(fd);
 }
 
 /* So much is written at a time: it ends within a page, but not within a sector. */
@@ -1935,47 +1906,6 @@ static bool has_step(const struct step *steps, char what)
 	return false;
 }
 
-static bool has_swap(void)
-{
-	FILE *f = fopen("/proc/swaps", "r");
-	char line[256];
-	int lines = 0;
-
-	if (!f)
-		return false;
-	while (fgets(line, sizeof(line), f))
-		lines++;
-	fclose(f);
-	return lines > 1;
-}
-
-/* The first page of a swap device: a signature at its end, a header after 1 KiB. */
-static bool make_swap(void)
-{
-	int fd = open_ramdisk(SWAP_DEVICE, 0, page_size);
-	unsigned char *page = calloc(1, page_size);
-	unsigned int header[] = { 1, 0, 0 };
-	bool ok;
-
-	if (fd < 0)
-		return false;
-	header[1] = lseek(fd, 0, SEEK_END) / page_size - 1;
-	memcpy(page + 1024, header, sizeof(header));
-	memcpy(page + page_size - 10, "SWAPSPACE2", 10);
-	ok = pwrite(fd, page, page_size, 0) == (ssize_t)page_size && !fsync(fd);
-	free(page);
-	close(fd);
-	return ok && !swapon(SWAP_DEVICE, 0);
-}
-
-static void end_swap(void)
-{
-	if (swapoff(SWAP_DEVICE))
-		perror("swapoff");
-	else
-		erase_ramdisk(open(SWAP_DEVICE, O_RDWR), page_size);
-}
-
 /* All run on one CPU: what is freed there is what is allocated there next. */
 static void stay_on_one_cpu(void)
 {
@@ -2007,7 +1937,7 @@ FIXTURE_SETUP(event)
 		self->w.missing = "not two NUMA nodes to move pages between";
 	if (self->w.missing || !has_step(variant->steps, 'q') || has_swap())
 		return;
-	self->own_swap = make_swap();
+	self->own_swap = make_swap(false) && !swapon(SWAP_DEVICE, 0);
 	if (!self->own_swap)
 		self->w.missing = "no swap, and no blank " SWAP_DEVICE ", or not root";
 }
@@ -2015,8 +1945,12 @@ FIXTURE_SETUP(event)
 FIXTURE_TEARDOWN(event)
 {
 	end(&self->w);
-	if (self->own_swap)
-		end_swap();
+	if (!self->own_swap)
+		return;
+	if (swapoff(SWAP_DEVICE))
+		perror("swapoff");
+	else
+		unmake_swap();
 }
 
 static bool migrate_event(const struct world *w)

@@ -10,7 +10,7 @@
  * that have a second owner. One of them is the target, the other is "the other".
  */
 #define _GNU_SOURCE
-#include <sys/swap.h>
+#include "pvm_swap.h"
 #include "pvm_test.h"
 
 #ifndef MADV_PAGEOUT
@@ -221,7 +221,6 @@ struct setting {
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
 #define MEDIUM_DIR THP_DIR "hugepages-64kB/"
 #define MEDIUM_SIZE 65536
-#define SWAP_DEVICE "/dev/ram0"
 
 static struct setting settings[] = {
 	{ .path = "/proc/sys/vm/nr_hugepages", .value = "8" },
@@ -266,75 +265,13 @@ static bool is_zero(const unsigned char *buf, size_t len)
 	return true;
 }
 
-/* The first page of a swap device: a signature at its end, a header after 1 KiB. */
-static bool write_swap_header(int fd, unsigned int nr_pages, bool erase)
-{
-	unsigned int header[] = { 1, nr_pages - 1, 0 };
-	unsigned char *page = calloc(1, page_size);
-	bool ok;
-
-	if (!erase) {
-		memcpy(page + 1024, header, sizeof(header));
-		memcpy(page + page_size - 10, "SWAPSPACE2", 10);
-	}
-	ok = pwrite(fd, page, page_size, 0) == (ssize_t)page_size && !fsync(fd);
-	free(page);
-	return ok;
-}
-
-static bool is_blank(int fd)
-{
-	unsigned char *page = malloc(page_size);
-	bool blank = pread(fd, page, page_size, 0) == (ssize_t)page_size &&
-		     is_zero(page, page_size);
-
-	free(page);
-	return blank;
-}
-
-static bool has_swap(void)
-{
-	FILE *f = fopen("/proc/swaps", "r");
-	char line[256];
-	int lines = 0;
-
-	if (!f)
-		return false;
-	while (fgets(line, sizeof(line), f))
-		lines++;
-	fclose(f);
-	return lines > 1;
-}
-
-/* Only on a ramdisk in which there is nothing, and that nobody has open. */
-static bool make_swap(void)
-{
-	int fd = open(SWAP_DEVICE, O_RDWR | O_EXCL);
-	bool ok = false;
-	off_t size;
-
-	if (fd < 0)
-		return false;
-	size = lseek(fd, 0, SEEK_END);
-	if (size >= (off_t)(64 * page_size) && is_blank(fd))
-		ok = write_swap_header(fd, size / page_size, false);
-	close(fd);
-	return ok && !swapon(SWAP_DEVICE, 0);
-}
-
 static void undo_settings(void)
 {
-	int fd;
-
 	for (size_t i = ARRAY_SIZE(settings); i-- > 0;)
 		if (settings[i].was[0])
 			write_file(settings[i].path, settings[i].was);
-	if (!own_swap || swapoff(SWAP_DEVICE))
-		return;
-	fd = open(SWAP_DEVICE, O_RDWR);
-	if (fd >= 0)
-		write_swap_header(fd, 0, true);
-	close(fd);
+	if (own_swap && !swapoff(SWAP_DEVICE))
+		unmake_swap();
 }
 
 static void make_settings(void)
@@ -342,7 +279,7 @@ static void make_settings(void)
 	for (size_t i = 0; i < ARRAY_SIZE(settings); i++)
 		if (read_setting(&settings[i]))
 			write_file(settings[i].path, settings[i].value);
-	own_swap = !has_swap() && make_swap();
+	own_swap = !has_swap() && make_swap(false) && !swapon(SWAP_DEVICE, 0);
 }
 
 /* After execve(), the target does nothing but say so, and stay until the end. */

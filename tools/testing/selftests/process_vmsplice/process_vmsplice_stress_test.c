@@ -22,10 +22,10 @@
  * PVM_ROUNDS in the environment is the number of rounds.
  */
 #define _GNU_SOURCE
+#include "pvm_swap.h"
 #include "pvm_test.h"
 #include <linux/fs.h>
 #include <linux/futex.h>
-#include <sys/swap.h>
 
 #define DEFAULT_ROUNDS 5000
 #define WARM_UP_ROUNDS 500
@@ -876,61 +876,6 @@ static long settled_memory(void)
 
 /* Swapping, to a RAM disk that no one uses; merging. */
 
-#define SWAP_DEVICE "/dev/ram0"
-
-static bool is_zero(const char *p, size_t len)
-{
-	while (len--)
-		if (*p++)
-			return false;
-	return true;
-}
-
-/* Write to all of it: so it has its memory from the start. */
-static bool write_swap(int fd)
-{
-	uint32_t header[3] = { 1, 0, 0 };
-	char *page = calloc(1, page_size);
-	uint64_t size;
-	bool ok;
-
-	ok = !ioctl(fd, BLKGETSIZE64, &size) && size >= 16 * page_size &&
-	     pread(fd, page, page_size, 0) == (ssize_t)page_size &&
-	     is_zero(page, page_size);
-	for (uint64_t at = 0; ok && at + page_size <= size; at += page_size)
-		ok = pwrite(fd, page, page_size, at) == (ssize_t)page_size;
-	/* Version, last page, number of bad pages. */
-	header[1] = size / page_size - 1;
-	memcpy(page + 1024, header, sizeof(header));
-	memcpy(page + page_size - 10, "SWAPSPACE2", 10);
-	ok = ok && pwrite(fd, page, page_size, 0) == (ssize_t)page_size && !fsync(fd);
-	free(page);
-	return ok;
-}
-
-static bool make_swap(void)
-{
-	int fd = open(SWAP_DEVICE, O_RDWR | O_EXCL | O_CLOEXEC);
-	bool ok;
-
-	if (fd < 0)
-		return false;
-	ok = write_swap(fd);
-	close(fd);
-	return ok;
-}
-
-static void unmake_swap(void)
-{
-	int fd = open(SWAP_DEVICE, O_RDWR | O_EXCL | O_CLOEXEC);
-	char *page = calloc(1, page_size);
-
-	if (pwrite(fd, page, page_size, 0) != (ssize_t)page_size)
-		ksft_print_msg("the swap signature stays on " SWAP_DEVICE "\n");
-	free(page);
-	close(fd);
-}
-
 #define KSM "/sys/kernel/mm/ksm/"
 
 static const struct {
@@ -989,7 +934,7 @@ FIXTURE_SETUP(stress)
 			in_flight[i][page].lines = calloc(lines_per_page(),
 							  sizeof(size_t));
 	save_ksm(self);
-	self->swap = make_swap();
+	self->swap = make_swap(true);
 }
 
 FIXTURE_TEARDOWN(stress)
