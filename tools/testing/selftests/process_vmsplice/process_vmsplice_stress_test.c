@@ -24,7 +24,6 @@
 #define _GNU_SOURCE
 #include "pvm_swap.h"
 #include "pvm_test.h"
-#include <linux/fs.h>
 #include <linux/futex.h>
 
 #define DEFAULT_ROUNDS 5000

@@ -295,6 +295,7 @@ check_count() {
 verdict() {
 	local log=$run_dir/console.log last
 
+	[ -s "$here/vmtest/splats" ] || fail "$here/vmtest/splats is missing"
 	without_races_elsewhere "$log" | grep -nEf "$here/vmtest/splats" |
 		grep -vE "$no_splats" | head -n 20 >"$run_dir/splats" || :
 	if [ -s "$run_dir/splats" ]; then
