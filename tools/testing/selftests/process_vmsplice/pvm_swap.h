@@ -97,7 +97,7 @@ static bool make_swap(bool whole)
 	if (fd < 0)
 		return false;
 	size = lseek(fd, 0, SEEK_END);
-	ok = size >= (off_t)(16 * page_size) && write_swap_header(fd, size, whole);
+	ok = size >= (off_t)(64 * page_size) && write_swap_header(fd, size, whole);
 	close(fd);
 	return ok;
 }
