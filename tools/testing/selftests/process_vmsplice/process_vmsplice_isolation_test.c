@@ -19,12 +19,17 @@
 #ifndef MADV_HWPOISON
 #define MADV_HWPOISON 100
 #endif
+#ifndef MADV_FREE
+#define MADV_FREE 8
+#endif
 
 /* As many pages are looked at, from the start of the memory on. */
 #define SPAN_PAGES 8
 #define SPAN (SPAN_PAGES * page_size)
 /* In the middle of them: the one that is poisoned. */
 #define POISONED 4
+/* At the start of them: those that are not merged, for they are in the pipe. */
+#define IN_PIPE 4
 
 /* Who wrote a byte, by the seed of its pattern. */
 enum { OLD_BYTES, TARGET_BYTES, OTHER_BYTES, FILE_BYTES };
@@ -38,6 +43,7 @@ enum { OLD_BYTES, TARGET_BYTES, OTHER_BYTES, FILE_BYTES };
 #define KPF_ANON FLAG(12)
 #define KPF_SWAPBACKED FLAG(14)
 #define KPF_HUGE FLAG(17)
+#define KPF_HWPOISON FLAG(19)
 #define KPF_KSM FLAG(21)
 #define KPF_THP FLAG(22)
 #define KPF_ZERO_PAGE FLAG(24)
@@ -433,11 +439,30 @@ static bool truncate_file(struct world *w)
 	return !ftruncate(w->file, 0);
 }
 
-/* Losing a page by poison comes with a signal. */
+/*
+ * Losing a page by poison comes with a signal. The advice fails if the kernel
+ * can't get rid of the page, as while it is in a pipe; but then it is poisoned.
+ */
 static bool poison_page(struct world *w)
 {
 	handle_signal(SIGBUS, 0);
-	return !madvise(w->mem + POISONED * page_size, page_size, MADV_HWPOISON);
+	madvise(w->mem + POISONED * page_size, page_size, MADV_HWPOISON);
+	return true;
+}
+
+/* The end of a pipe that the test has, and tells of by its number. */
+static bool vmsplice_pages(struct world *w, int ctl)
+{
+	struct iovec iov = { w->mem, IN_PIPE * page_size };
+	char path[64];
+	int fd;
+
+	if (read(ctl, &fd, sizeof(fd)) != sizeof(fd))
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", getppid(), fd);
+	fd = open(path, O_WRONLY);
+	return fd >= 0 && vmsplice(fd, &iov, 1, 0) == (ssize_t)iov.iov_len &&
+	       !close(fd);
 }
 
 static bool do_step(struct world *w, int ctl, char step)
@@ -454,6 +479,8 @@ static bool do_step(struct world *w, int ctl, char step)
 		return !madvise(w->mem, w->size, MADV_HUGEPAGE);
 	case 'g':
 		return !madvise(w->mem, w->size, MADV_MERGEABLE);
+	case 'l':
+		return !madvise(w->mem, w->size, MADV_FREE);
 	case 's':
 		return swap_out(w);
 	case 'q':
@@ -488,6 +515,8 @@ static bool do_step(struct world *w, int ctl, char step)
 		return !mprotect(w->mem, w->size, PROT_NONE);
 	case 'b':
 		return poison_page(w);
+	case 'V':
+		return vmsplice_pages(w, ctl);
 	default:
 		_exit(0);
 	}
@@ -903,10 +932,51 @@ ROW(hugetlb_child,  OLD,  OLD,   OLD,   OLD, OLD, OLD, OLD, OLD, NO_FILE, OLD, F
 ROW(swapped,        LIVE, ALONE, ALONE, OLD, OLD, OLD, OLD, OLD, NO_FILE, OLD, OLD,   OLD, OLD);
 ROW(swapped_cow,    OLD,  OLD,   OLD,   OLD, OLD, OLD, OLD, OLD, NO_FILE, OLD, OLD,   OLD, OLD);
 
+/* A page stays poisoned when it is freed, and may come back in a huge page. */
+#define UNPOISON "/sys/kernel/debug/hwpoison/unpoison-pfn"
+
+static const char *why_no_poison(void)
+{
+	if (access(UNPOISON, W_OK))
+		return "no " UNPOISON ", to undo it";
+	return NULL;
+}
+
+static bool unpoison(uint64_t frame)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%#llx", (unsigned long long)frame);
+	return write_file(UNPOISON, text);
+}
+
+static uint64_t page_frame(pid_t pid, const unsigned char *addr)
+{
+	char path[64];
+	uint64_t frame;
+	int pagemap;
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	pagemap = open(path, O_RDONLY);
+	frame = page_entry(pagemap, (uintptr_t)addr / page_size) & PM_PFN;
+	close(pagemap);
+	return frame;
+}
+
+static bool frame_has(uint64_t frame, unsigned long long flag)
+{
+	int kpageflags = open("/proc/kpageflags", O_RDONLY);
+	bool has = page_entry(kpageflags, frame) & flag;
+
+	close(kpageflags);
+	return has;
+}
+
 /* Apart from the table: memory of the target that changes no more. */
 FIXTURE(memory)
 {
 	struct world w;
+	uint64_t poisoned;
 };
 
 FIXTURE_VARIANT(memory)
@@ -935,20 +1005,9 @@ FIXTURE_SETUP(memory)
 FIXTURE_TEARDOWN(memory)
 {
 	end_world(&self->w);
-}
-
-static bool can_poison(void)
-{
-	FILE *f = fopen("/proc/meminfo", "r");
-	bool found = false;
-	char line[128];
-
-	if (!f)
-		return false;
-	while (fgets(line, sizeof(line), f))
-		found |= !strncmp(line, "HardwareCorrupted:", 18);
-	fclose(f);
-	return found;
+	if (self->poisoned && !unpoison(self->poisoned))
+		TH_LOG("page frame %#lx stays poisoned",
+		       (unsigned long)self->poisoned);
 }
 
 /* The call places just len bytes, which are those at from. */
@@ -968,8 +1027,9 @@ TEST_F_TIMEOUT(memory, poisoned, TIMEOUT)
 	size_t hole = POISONED * page_size, behind = hole + page_size;
 	struct iovec iov = { self->w.mem + hole, SPAN - hole };
 
-	if (!can_poison())
-		SKIP(return, "no CONFIG_MEMORY_FAILURE");
+	if (why_no_poison())
+		SKIP(return, "%s", why_no_poison());
+	self->poisoned = page_frame(self->w.a, self->w.mem + hole);
 	ASSERT_TRUE(step_of(self->w.ctl_a[0], 'b'));
 	/* In the middle, and from its first and last byte on. */
 	EXPECT_OLD_BYTES(10, SPAN - 10, hole - 10);
@@ -1000,6 +1060,289 @@ TEST_F_TIMEOUT(memory, write_to_the_pipe, TIMEOUT)
 	ASSERT_EQ((ssize_t)page_size, write(self->w.wr, memset(buf, 0x55, page_size), page_size));
 	ASSERT_EQ((ssize_t)SPAN, process_vm_readv(self->w.a, &local, 1, &all, 1, 0));
 	EXPECT_EQ(SPAN, differs(buf, 0, SPAN, OLD_BYTES));
+}
+
+/*
+ * As poisoned, but with a page of the memory in a pipe: of a huge page, the
+ * kernel then can't take the poisoned page away from the rest.
+ */
+TEST_F_TIMEOUT(memory, poisoned_while_another_is_held, TIMEOUT)
+{
+	size_t hole = POISONED * page_size, behind = hole + page_size;
+	struct iovec iov = { self->w.mem, page_size };
+	int held[2];
+
+	if (why_no_poison())
+		SKIP(return, "%s", why_no_poison());
+	self->poisoned = page_frame(self->w.a, self->w.mem + hole);
+	ASSERT_EQ(0, pipe(held));
+	ASSERT_EQ((ssize_t)page_size, pvm(self->w.a, held[1], &iov, 1, 0));
+	ASSERT_TRUE(step_of(self->w.ctl_a[0], 'b'));
+	EXPECT_OLD_BYTES(10, SPAN - 10, hole - 10);
+	iov.iov_base = self->w.mem + hole;
+	EXPECT_EQ(-EFAULT, pvm(self->w.a, self->w.wr, &iov, 1, 0));
+	iov = (struct iovec){ self->w.mem + behind - 1, SPAN - behind + 1 };
+	EXPECT_EQ(-EFAULT, pvm(self->w.a, self->w.wr, &iov, 1, 0));
+	EXPECT_EQ(0, in_pipe(self->w.rd));
+	EXPECT_OLD_BYTES(behind, SPAN - behind, SPAN - behind);
+	/* What is held is good. */
+	EXPECT_TRUE(drain(held[0], page_size));
+	close(held[0]);
+	close(held[1]);
+}
+
+/* Memory that is poisoned when it is in the pipe already, and who reads it. */
+enum consumer { BY_READ, BY_VMSPLICE, TO_FILE, TO_SOCKET, BY_TEE };
+
+FIXTURE(poison)
+{
+	struct world w;
+	int out[2];
+	uint64_t poisoned;
+};
+
+FIXTURE_VARIANT(poison)
+{
+	const struct backing *backing;
+	enum consumer consumer;
+	size_t good;	/* pages that come before the error */
+};
+
+#define POISON(name, b, c, g)							\
+	FIXTURE_VARIANT_ADD(poison, name) {					\
+		.backing = &(b), .consumer = c, .good = g,			\
+	}
+
+POISON(anon_read, anon, BY_READ, POISONED);
+POISON(anon_vmsplice, anon, BY_VMSPLICE, POISONED);
+/* splice() to a file asks for all buffers before it writes one. */
+POISON(anon_to_file, anon, TO_FILE, 0);
+POISON(anon_to_socket, anon, TO_SOCKET, POISONED);
+POISON(anon_tee, anon, BY_TEE, POISONED);
+/* One buffer has all the pages. */
+POISON(thp_read, thp, BY_READ, 0);
+POISON(thp_vmsplice, thp, BY_VMSPLICE, 0);
+POISON(thp_to_file, thp, TO_FILE, 0);
+POISON(thp_to_socket, thp, TO_SOCKET, 0);
+POISON(thp_tee, thp, BY_TEE, 0);
+/* These are the pipe's own. */
+POISON(memfd_read, memfd, BY_READ, SPAN_PAGES);
+
+FIXTURE_SETUP(poison)
+{
+	const char *missing = begin_world(&self->w, variant->backing);
+
+	if (!missing)
+		missing = why_no_poison();
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_TRUE(fill_world(&self->w));
+	ASSERT_TRUE(is_as_it_should(&self->w));
+	switch (variant->consumer) {
+	case TO_FILE:
+		self->out[1] = memfd_create("out", 0);
+		break;
+	case TO_SOCKET:
+		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, self->out));
+		break;
+	default:
+		ASSERT_EQ(0, pipe2(self->out, O_NONBLOCK));
+	}
+	ASSERT_LE(0, self->out[1]);
+	ASSERT_EQ(0, fcntl(self->w.rd, F_SETFL, O_NONBLOCK));
+}
+
+FIXTURE_TEARDOWN(poison)
+{
+	end_world(&self->w);
+	/* It can't be undone while something holds it. */
+	close(self->w.rd);
+	close(self->w.wr);
+	close(self->out[0]);
+	close(self->out[1]);
+	if (self->poisoned && !unpoison(self->poisoned))
+		TH_LOG("page frame %#lx stays poisoned",
+		       (unsigned long)self->poisoned);
+}
+
+/* How many bytes came, or -errno. */
+static ssize_t consume(struct world *w, enum consumer consumer, int *out,
+		       unsigned char *buf)
+{
+	struct iovec iov = { buf, SPAN };
+	ssize_t n = -1;
+
+	switch (consumer) {
+	case BY_READ:
+		n = read(w->rd, buf, SPAN);
+		break;
+	case BY_VMSPLICE:
+		n = vmsplice(w->rd, &iov, 1, SPLICE_F_NONBLOCK);
+		break;
+	case TO_FILE:
+	case TO_SOCKET:
+		n = splice(w->rd, NULL, out[1], NULL, SPAN, SPLICE_F_NONBLOCK);
+		break;
+	case BY_TEE:
+		/* Both have them, neither the bytes. */
+		tee(w->rd, out[1], SPAN, SPLICE_F_NONBLOCK);
+		n = read(out[0], buf, SPAN);
+	}
+	return n < 0 ? -errno : n;
+}
+
+TEST_F_TIMEOUT(poison, in_the_pipe_is_an_error, TIMEOUT)
+{
+	struct world *w = &self->w;
+	struct iovec iov = { w->mem, SPAN };
+	unsigned char *buf = calloc(1, SPAN);
+	size_t good = variant->good * page_size, got = 0;
+	ssize_t n;
+
+	self->poisoned = page_frame(w->a, w->mem + POISONED * page_size);
+	ASSERT_EQ((ssize_t)SPAN, pvm(w->a, w->wr, &iov, 1, 0));
+	ASSERT_TRUE(step_of(w->ctl_a[0], 'b'));
+	ASSERT_TRUE(frame_has(self->poisoned, KPF_HWPOISON));
+	do {
+		n = consume(w, variant->consumer, self->out, buf);
+		got += n > 0 ? n : 0;
+	} while (n > 0 && got < SPAN);
+	EXPECT_EQ(good, got);
+	if (good == SPAN) {
+		EXPECT_EQ(SPAN, differs(buf, 0, SPAN, OLD_BYTES));
+		return;
+	}
+	EXPECT_EQ(-EIO, n);
+	/* It stays so. */
+	EXPECT_EQ(-EIO, consume(w, variant->consumer, self->out, buf));
+	free(buf);
+}
+
+/*
+ * KSM must not merge a page that is in a pipe: another process, with the same
+ * bytes, would map it. What the PTE says must not matter: here it is read-only
+ * since a fork(), and not dirty. A has the pages in the pipe, B the same bytes.
+ */
+static const struct backing freed = {
+	.mapping = SMALL, .steps = "Fil", .other_steps = "gi",
+	.set = KPF_ANON | PM_ALONE,
+};
+
+static const struct backing swapped_in = {
+	.mapping = SMALL, .steps = "Fisr", .other_steps = "gi",
+	.set = KPF_ANON | PM_ALONE,
+};
+
+static const struct backing thp_freed = {
+	.mapping = HUGE, .steps = "Fhil", .other_steps = "gi",
+	.set = KPF_ANON | KPF_THP, .pmd = BY_PMD,
+};
+
+static const struct backing mthp_freed = {
+	.mapping = MEDIUM, .steps = "Fhil", .other_steps = "gi",
+	.set = KPF_ANON | KPF_THP, .pmd = BY_PTES,
+};
+
+FIXTURE(merge)
+{
+	struct world w;
+};
+
+FIXTURE_VARIANT(merge)
+{
+	const struct backing *backing;
+	bool own_vmsplice;
+};
+
+#define MERGE(name, b, v)							\
+	FIXTURE_VARIANT_ADD(merge, name) {					\
+		.backing = &(b), .own_vmsplice = v,				\
+	}
+
+MERGE(freed, freed, false);
+MERGE(swapped_in, swapped_in, false);
+MERGE(thp_freed, thp_freed, false);
+MERGE(mthp_freed, mthp_freed, false);
+MERGE(freed_own_vmsplice, freed, true);
+MERGE(swapped_in_own_vmsplice, swapped_in, true);
+
+FIXTURE_SETUP(merge)
+{
+	const char *missing = begin_world(&self->w, variant->backing);
+
+	if (!missing && access(KSM_DIR, F_OK))
+		missing = "no KSM";
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_TRUE(fill_world(&self->w));
+	ASSERT_TRUE(is_as_it_should(&self->w));
+}
+
+FIXTURE_TEARDOWN(merge)
+{
+	end_world(&self->w);
+}
+
+static bool own_vmsplice(struct world *w)
+{
+	char failed;
+
+	return write(w->ctl_a[0], "V", 1) == 1 &&
+	       write(w->ctl_a[0], &w->wr, sizeof(w->wr)) == sizeof(w->wr) &&
+	       read(w->ctl_a[0], &failed, 1) == 1 && !failed;
+}
+
+static long full_scans(void)
+{
+	FILE *f = fopen(KSM_DIR "full_scans", "r");
+	long n = -1;
+
+	if (!f)
+		return -1;
+	if (fscanf(f, "%ld", &n) != 1)
+		n = -1;
+	fclose(f);
+	return n;
+}
+
+/* KSM needs a few rounds for a page; then what can be merged is. */
+static void wait_for_scans(int rounds)
+{
+	long end = full_scans() + rounds;
+
+	while (full_scans() < end)
+		usleep(1000);
+}
+
+TEST_F_TIMEOUT(merge, leaves_out_what_is_in_the_pipe, TIMEOUT)
+{
+	struct world *w = &self->w;
+	struct iovec iov = { w->mem, IN_PIPE * page_size };
+	uint64_t frames[IN_PIPE];
+
+	for (size_t i = 0; i < IN_PIPE; i++)
+		frames[i] = page_frame(w->a, w->mem + i * page_size);
+	if (variant->own_vmsplice) {
+		ASSERT_TRUE(own_vmsplice(w));
+	} else {
+		ASSERT_EQ((ssize_t)iov.iov_len, pvm(w->a, w->wr, &iov, 1, 0));
+	}
+	ASSERT_TRUE(step_of(w->ctl_a[0], 'f'));
+	ASSERT_TRUE(step_of(w->ctl_a[0], 'g'));
+	wait_for_scans(8);
+	/* It is at work: of small pages, it merges those not in the pipe. */
+	if (w->backing->mapping == SMALL) {
+		EXPECT_EQ(page_frame(w->a, w->mem + IN_PIPE * page_size),
+			  page_frame(w->b, w->mem + IN_PIPE * page_size));
+	}
+	for (size_t i = 0; i < IN_PIPE; i++) {
+		EXPECT_FALSE(frame_has(frames[i], KPF_KSM)) {
+			TH_LOG("page %zu of the pipe is KSM's", i);
+		}
+		EXPECT_NE(frames[i], page_frame(w->b, w->mem + i * page_size)) {
+			TH_LOG("B maps page %zu of the pipe", i);
+		}
+	}
 }
 
 TEST_HARNESS_MAIN

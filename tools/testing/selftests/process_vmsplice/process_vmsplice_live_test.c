@@ -47,6 +47,18 @@ static bool next_fault(int uffd)
 	       msg.event == UFFD_EVENT_PAGEFAULT;
 }
 
+/* userfaultfd answers poll() only if reads would not block. */
+static bool no_fault_so_far(int uffd)
+{
+	struct pollfd faults = { uffd, POLLIN, 0 };
+	bool none;
+
+	fcntl(uffd, F_SETFL, O_NONBLOCK);
+	none = poll(&faults, 1, 0) == 0;
+	fcntl(uffd, F_SETFL, 0);
+	return none;
+}
+
 static bool resolve_page(int uffd, unsigned char *mem, size_t page)
 {
 	unsigned char *src = malloc(page_size);
@@ -240,24 +252,87 @@ FIXTURE_TEARDOWN(fault)
 #define PREFILL "0123456789"
 #define PREFILL_LEN 10
 
+/* Assert that the one who resolves the faults may first block in a read(). */
 TEST_F_TIMEOUT(fault, resolver_reads_the_pipe, TIMEOUT)
 {
 	struct caller c = CALLER(PRESENT, 3);
+	size_t page = PRESENT;
 
-	/* Resolved one by one, each time by one who first empties the pipe. */
 	ASSERT_EQ(PREFILL_LEN, write(self->wr, PREFILL, PREFILL_LEN));
 	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
 	ASSERT_TRUE(drain(self->rd, PREFILL_LEN));
 	EXPECT_EQ(0, in_pipe(self->rd));
-	ASSERT_TRUE(resolve_page(self->uffd, self->mem, PRESENT));
-	for (size_t page = PRESENT + 1; page < PRESENT + 3; page++) {
-		ASSERT_TRUE(next_fault(self->uffd));
-		ASSERT_EQ(1, write(self->wr, "", 1));
-		ASSERT_TRUE(drain(self->rd, 1));
+	for (;;) {
 		ASSERT_TRUE(resolve_page(self->uffd, self->mem, page));
+		ASSERT_EQ((ssize_t)page_size,
+			  read_all(self->rd, self->buf, page_size));
+		EXPECT_EQ(page_size, differs(self->buf, page * page_size,
+					     page_size, 0));
+		if (++page == PRESENT + 3)
+			break;
+		ASSERT_TRUE(next_fault(self->uffd));
 	}
 	EXPECT_EQ((ssize_t)(3 * page_size), caller_join(&c));
-	EXPECT_PIPE(PRESENT * page_size, 3 * page_size, 0);
+	EXPECT_EQ(0, in_pipe(self->rd));
+}
+
+/* Assert that what is there does not wait for what is not. */
+TEST_F_TIMEOUT(fault, pages_before_it_are_in_the_pipe, TIMEOUT)
+{
+	struct caller c = CALLER(0, PRESENT + 1);
+
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	EXPECT_PIPE(0, PRESENT * page_size, 0);
+	ASSERT_TRUE(resolve_page(self->uffd, self->mem, PRESENT));
+	EXPECT_EQ((ssize_t)((PRESENT + 1) * page_size), caller_join(&c));
+	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
+}
+
+/* Assert that ranges before it do not wait for it, either. */
+TEST_F_TIMEOUT(fault, ranges_before_it_are_in_the_pipe, TIMEOUT)
+{
+	struct caller c = CALLER(PRESENT, 1);
+	struct iovec iov[3] = { { self->mem, 5 }, { self->mem + 9, 7 }, *c.iov };
+
+	c.iov = iov;
+	c.nr_segs = 3;
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	EXPECT_EQ(12, in_pipe(self->rd));
+	ASSERT_TRUE(drain(self->rd, 12));
+	ASSERT_TRUE(resolve_page(self->uffd, self->mem, PRESENT));
+	EXPECT_EQ((ssize_t)(12 + page_size), caller_join(&c));
+	EXPECT_PIPE(PRESENT * page_size, page_size, 0);
+}
+
+/* Assert that a page for which there is no slot is not faulted in. */
+TEST_F_TIMEOUT(fault, none_without_a_slot, TIMEOUT)
+{
+	struct iovec iov = { self->mem, (PRESENT + 1) * page_size };
+
+	ASSERT_LT(0, fcntl(self->wr, F_SETPIPE_SZ, PRESENT * page_size));
+	ASSERT_EQ(PRESENT, pipe_slots(self->wr));
+	EXPECT_EQ((ssize_t)(PRESENT * page_size),
+		  pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_TRUE(no_fault_so_far(self->uffd));
+	EXPECT_PIPE(0, PRESENT * page_size, 0);
+}
+
+/* Assert that nothing is held while the caller is in a fault. */
+TEST_F_TIMEOUT(fault, no_page_is_held_meanwhile, TIMEOUT)
+{
+	struct caller c = CALLER(0, PRESENT + 1);
+
+	if (!has_two_nodes())
+		SKIP(return, "not two NUMA nodes to move pages between");
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	EXPECT_PIPE(0, PRESENT * page_size, 0);
+	for (size_t i = 0; i < PRESENT; i++) {
+		EXPECT_TRUE(can_move(self->pid, self->mem + i * page_size)) {
+			TH_LOG("held: page %zu", i);
+		}
+	}
+	ASSERT_TRUE(resolve_page(self->uffd, self->mem, PRESENT));
+	EXPECT_EQ((ssize_t)((PRESENT + 1) * page_size), caller_join(&c));
 }
 
 /* What must not wait for the fault. Together they leave PREFILL_LEN - 5 bytes. */
@@ -399,22 +474,23 @@ TEST_F_TIMEOUT(fault, room_taken_meanwhile_nonblocking, TIMEOUT)
 	EXPECT_EQ((int)(self->slots * page_size), in_pipe(self->rd));
 }
 
-/* What was gathered when the room was gone is given back. */
+/* Assert that what was gathered when the slots were gone is given back. */
 TEST_F_TIMEOUT(fault, pages_are_not_held_for_taken_room, TIMEOUT)
 {
-	struct caller c = CALLER(0, PRESENT + 1);
+	struct caller c = CALLER(PRESENT, 3);
 
 	if (!has_two_nodes())
 		SKIP(return, "not two NUMA nodes to move pages between");
 	ASSERT_EQ(0, fcntl(self->wr, F_SETFL, O_NONBLOCK));
 	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
-	EXPECT_FALSE(can_move(self->pid, self->mem));
 	ASSERT_EQ(0, fill_pipe(self->wr));
-	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	/* The first one last: the caller then finds all of them. */
+	for (size_t page = PRESENT + 3; page-- > PRESENT;)
+		ASSERT_TRUE(resolve_page(self->uffd, self->mem, page));
 	EXPECT_EQ(-EAGAIN, caller_join(&c));
-	for (size_t i = 0; i <= PRESENT; i++) {
-		EXPECT_TRUE(can_move(self->pid, self->mem + i * page_size)) {
-			TH_LOG("still held: page %zu", i);
+	for (size_t page = PRESENT; page < PRESENT + 3; page++) {
+		EXPECT_TRUE(can_move(self->pid, self->mem + page * page_size)) {
+			TH_LOG("still held: page %zu", page);
 		}
 	}
 }
@@ -529,13 +605,13 @@ TEST_F_TIMEOUT(fault, interrupted_in_the_second_segment, TIMEOUT)
 
 TEST_F_TIMEOUT(fault, interrupted_with_the_room_taken, TIMEOUT)
 {
-	struct caller c = CALLER(0, PRESENT + 1);
+	struct caller c = CALLER(PRESENT, 1);
 	char state;
 
 	count_signals(SIGUSR1, 0);
 	state = caller_start_faulting(&c, self->uffd);
 	ASSERT_LT(0, state);
-	/* There is no place any more for the pages before the fault. */
+	/* There is no slot any more for the page that faults. */
 	ASSERT_EQ(0, fill_pipe(self->wr));
 	pthread_kill(c.thread, SIGUSR1);
 	ASSERT_TRUE(state == 'S' || resolve(self->uffd, self->mem));
@@ -888,6 +964,82 @@ TEST_F_TIMEOUT(paused, caller_waiting_for_room, TIMEOUT)
 	EXPECT_PIPE(0, page_size, 0);
 }
 
+/*
+ * A huge page of the caller's own of which some pages are gone, and fault. What
+ * follows in the huge page would need no slot.
+ */
+#define HOLE_FROM 1
+#define HOLE_TO 61
+
+FIXTURE(holes)
+{
+	unsigned char *mem;
+	int uffd, rd, wr;
+};
+
+FIXTURE_SETUP(holes)
+{
+	size_t huge = thp_size();
+	uintptr_t p;
+	int fds[2];
+
+	if (huge <= HOLE_TO * page_size)
+		SKIP(return, "no transparent huge pages of a size for this");
+	p = (uintptr_t)mmap(NULL, 2 * huge, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE((uintptr_t)MAP_FAILED, p);
+	self->mem = (unsigned char *)((p + huge - 1) & -huge);
+	if (madvise(self->mem, huge, MADV_HUGEPAGE))
+		SKIP(return, "no transparent huge pages");
+	set_pattern(self->mem, 0, huge, 0);
+	if (!has_huge_page(getpid(), self->mem))
+		SKIP(return, "no huge page to be had");
+	self->uffd = watch_faults(self->mem, huge);
+	if (self->uffd < 0)
+		SKIP(return, "no userfaultfd() for faults of the kernel");
+	ASSERT_EQ(0, madvise(self->mem + HOLE_FROM * page_size,
+			     (HOLE_TO - HOLE_FROM) * page_size, MADV_DONTNEED));
+	ASSERT_EQ(0, pipe(fds));
+	self->rd = fds[0];
+	self->wr = fds[1];
+	ASSERT_LT(0, fcntl(self->wr, F_SETPIPE_SZ, page_size));
+	ASSERT_EQ(1, pipe_slots(self->wr));
+}
+
+FIXTURE_TEARDOWN(holes)
+{
+}
+
+/* Assert that a call takes what there is, and faults in no page without a slot. */
+TEST_F_TIMEOUT(holes, end_the_call, TIMEOUT)
+{
+	static const struct {
+		unsigned int from, len;
+	} parts[] = {
+		{ 0, HOLE_FROM },
+		{ HOLE_TO + 2, 64 },
+		{ HOLE_TO, 2 },
+	};
+	unsigned char *buf = malloc(64 * page_size);
+	struct iovec iov[2];
+
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		size_t from = parts[i].from * page_size;
+		size_t len = parts[i].len * page_size;
+
+		/* The second range is all hole; the first is next to it, or not. */
+		iov[0] = (struct iovec){ self->mem + from, len };
+		iov[1] = (struct iovec){ self->mem + HOLE_FROM * page_size,
+					 (HOLE_TO - HOLE_FROM) * page_size };
+		EXPECT_EQ((ssize_t)len, pvm(getpid(), self->wr, iov, 2,
+					    SPLICE_F_NONBLOCK));
+		EXPECT_TRUE(no_fault_so_far(self->uffd));
+		ASSERT_EQ((ssize_t)len, read_all(self->rd, buf, len));
+		EXPECT_EQ(len, differs(buf, from, len, 0));
+	}
+	free(buf);
+}
+
 /* Several writers of one page each, blocked on a pipe of few slots that is full. */
 #define NR_WRITERS 4
 #define FEW_SLOTS 2
@@ -951,6 +1103,38 @@ TEST_F_TIMEOUT(writers, all_proceed, TIMEOUT)
 {
 	ASSERT_TRUE(drain(self->rd, FEW_SLOTS * page_size));
 	EXPECT_TRUE(read_pages_of(self->rd, self->buf, ALL_WRITERS));
+	for (int i = 0; i < NR_WRITERS; i++)
+		EXPECT_EQ((ssize_t)page_size, caller_join(&self->callers[i]));
+	EXPECT_EQ(0, in_pipe(self->rd));
+}
+
+/*
+ * Assert that no writer sleeps on because a pipe that never was full again
+ * looked so to it: read() wakes writers only if the pipe was full.
+ */
+TEST_F_TIMEOUT(writers, small_messages_while_they_look, TIMEOUT)
+{
+	size_t expected = NR_WRITERS * page_size, got = 0;
+
+	/* They are in the call already: this is for the messages alone. */
+	ASSERT_EQ(0, fcntl(self->wr, F_SETFL, O_NONBLOCK));
+	ASSERT_TRUE(drain(self->rd, FEW_SLOTS * page_size));
+	for (int i = 0; i < 1000; i++) {
+		ssize_t n = write(self->wr, "x", 1);
+
+		ASSERT_TRUE(n == 1 || (n < 0 && errno == EAGAIN));
+		expected += n == 1;
+		n = read(self->rd, self->buf, self->size);
+		ASSERT_LT(0, n);
+		got += n;
+	}
+	while (got < expected) {
+		ssize_t n = read(self->rd, self->buf, self->size);
+
+		ASSERT_LT(0, n);
+		got += n;
+	}
+	EXPECT_EQ(expected, got);
 	for (int i = 0; i < NR_WRITERS; i++)
 		EXPECT_EQ((ssize_t)page_size, caller_join(&self->callers[i]));
 	EXPECT_EQ(0, in_pipe(self->rd));

@@ -1174,4 +1174,48 @@ TEST_F_TIMEOUT(last_owner, its_bytes_stay_its_own, TIMEOUT)
 	}
 }
 
+struct changer {
+	pthread_t thread;
+	unsigned char *mem;
+	size_t size;
+	bool stop;
+};
+
+static void *keep_changing(void *arg)
+{
+	struct changer *c = arg;
+
+	while (!__atomic_load_n(&c->stop, __ATOMIC_RELAXED)) {
+		madvise(c->mem, c->size, MADV_DONTNEED);
+		*(volatile unsigned char *)c->mem = 1;
+	}
+	return NULL;
+}
+
+/*
+ * Assert that EAGAIN means a full pipe and nothing else: a page that the target
+ * keeps exchanging is looked up anew inside the call.
+ */
+TEST_F_TIMEOUT(last_owner, exchanged_all_the_time, TIMEOUT)
+{
+	struct changer c = { .mem = self->mem, .size = self->size };
+	struct iovec iov = { self->mem, page_size };
+	int p[2], others = 0;
+
+	ASSERT_EQ(0, pipe(p));
+	ASSERT_EQ(0, pthread_create(&c.thread, NULL, keep_changing, &c));
+	for (int i = 0; i < 10000; i++) {
+		ssize_t ret = pvm(getpid(), p[1], &iov, 1, SPLICE_F_NONBLOCK);
+
+		if (ret == (ssize_t)page_size) {
+			ASSERT_TRUE(drain(p[0], page_size));
+		} else if (!others++) {
+			TH_LOG("call %d returned %zd", i, ret);
+		}
+	}
+	__atomic_store_n(&c.stop, true, __ATOMIC_RELAXED);
+	pthread_join(c.thread, NULL);
+	EXPECT_EQ(0, others);
+}
+
 TEST_HARNESS_MAIN
