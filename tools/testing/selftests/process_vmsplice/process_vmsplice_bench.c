@@ -18,6 +18,10 @@
 
 #include "pvm_test.h"
 
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
 #define MAX_DUMPERS	16
 #define MAX_RANGES	1024
 #define RECEIVE_BUF	(256 << 10)	/* stays in the cache */
@@ -249,7 +253,7 @@ static void *make_thp(size_t size, size_t first)
 }
 
 /* All pages are also those of a child, which never writes. */
-static void share_with_child(void)
+static void share_with_child(void *mem)
 {
 	static pid_t child;
 	pid_t parent = getpid();
@@ -269,7 +273,7 @@ static void *make_cow(size_t size, size_t first)
 {
 	void *mem = make_anon(size, first);
 
-	share_with_child();
+	share_with_child(mem);
 	return mem;
 }
 
@@ -315,20 +319,47 @@ static void *make_file(size_t size, size_t first)
 	return mem;
 }
 
+/* The pages stay where they are, but the target does not map them any more. */
+static void unmap_pages(void *mem)
+{
+	if (madvise(mem, opt.size, MADV_DONTNEED))
+		err(1, "MADV_DONTNEED");
+}
+
+static void page_out(void *mem)
+{
+	unsigned char *in_core = malloc(opt.size / page_size);
+	size_t left;
+
+	/* A page that is not on its list yet is passed over. */
+	do {
+		if (madvise(mem, opt.size, MADV_PAGEOUT) ||
+		    mincore(mem, opt.size, in_core))
+			err(1, "MADV_PAGEOUT");
+		left = 0;
+		for (size_t i = 0; i < opt.size / page_size; i++)
+			left += in_core[i] & 1;
+	} while (left > opt.size / page_size / 100);
+	free(in_core);
+}
+
 /*
  * Some need to be restored before each run: process_vm_readv() pins pages, and that
- * makes the target copy what it shares with a child.
+ * makes the target copy what it shares with a child; and what was not mapped is.
  */
 static const struct source {
 	const char *name;
 	void *(*make)(size_t size, size_t first);
-	void (*restore)(void);
+	void (*restore)(void *mem);
 } sources[] = {
 	{ "anon",	make_anon,	NULL },
 	{ "cow",	make_cow,	share_with_child },
 	{ "shmem",	make_shmem,	NULL },
 	{ "file",	make_file,	NULL },
 	{ "thp",	make_thp,	NULL },
+	{ "cold_shmem",	make_shmem,	unmap_pages },
+	{ "cold_file",	make_file,	unmap_pages },
+	{ "swapped",	make_anon,	page_out },
 };
 
 /* Sinks. A socket has a process at its other end. */
@@ -889,7 +920,7 @@ static void be_target(const struct source *source, int ctl)
 			err(1, "target");
 		if (read(ctl, &command, 1) != 1)
 			exit(0);
-		source->restore();
+		source->restore(mem);
 	}
 }
 
