@@ -192,8 +192,8 @@ c_files() {
 }
 
 # What was changed to measure it or to break it.
-restore_splice() {
-	git -C "$(src_dir)" checkout -q -f -- fs/splice.c
+restore_kernel() {
+	git -C "$(src_dir)" checkout -q -f -- fs/splice.c mm/ksm.c
 }
 
 # A kernel that needs other edits for a commit has them, as a mere diff, in
