@@ -1115,8 +1115,7 @@ FIXTURE_VARIANT(poison)
 
 POISON(anon_read, anon, BY_READ, POISONED);
 POISON(anon_vmsplice, anon, BY_VMSPLICE, POISONED);
-/* splice() to a file asks for all buffers before it writes one. */
-POISON(anon_to_file, anon, TO_FILE, 0);
+POISON(anon_to_file, anon, TO_FILE, POISONED);
 POISON(anon_to_socket, anon, TO_SOCKET, POISONED);
 POISON(anon_tee, anon, BY_TEE, POISONED);
 /* One buffer has all the pages. */

@@ -727,6 +727,23 @@ TEST_F_TIMEOUT(fault, interrupted_at_the_end_while_the_pipe_is_locked, TIMEOUT)
 }
 
 /*
+ * Assert that a call that has inserted something does not wait for the lock any
+ * more: the caller may be the one who empties the socket.
+ */
+TEST_F_TIMEOUT(fault, returns_while_the_pipe_is_locked, TIMEOUT)
+{
+	struct caller c = CALLER(0, PRESENT + 1);
+	struct stuck s;
+
+	ASSERT_LT(0, caller_start_faulting(&c, self->uffd));
+	ASSERT_TRUE(get_stuck(&s, self->rd, self->wr));
+	ASSERT_TRUE(resolve(self->uffd, self->mem));
+	EXPECT_EQ((ssize_t)(PRESENT * page_size), caller_join(&c));
+	ASSERT_TRUE(get_unstuck(&s));
+	EXPECT_EQ((int)(PRESENT * page_size), in_pipe(self->rd));
+}
+
+/*
  * A target that is paused in one way or another, by the test, and so a caller. Paths of
  * the cgroup in which the freezer does it, if it does.
  */

@@ -510,7 +510,7 @@ static bool can_move(pid_t pid, void *page)
 
 /* The bytes of the pipe are just those of the region that start at from. */
 #define EXPECT_PIPE(from, len, seed) do {					\
-	EXPECT_EQ((int)(len), in_pipe(self->rd));				\
+	ASSERT_EQ((int)(len), in_pipe(self->rd));				\
 	ASSERT_EQ((ssize_t)(len), read_all(self->rd, self->buf, len));		\
 	EXPECT_EQ((size_t)(len), differs(self->buf, from, len, seed));		\
 } while (0)
