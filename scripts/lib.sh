@@ -112,19 +112,6 @@ series() {
 	sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$TOP/patches/series"
 }
 
-# Put the table $2 into README.md, between its comments "NAME begins" and "end of NAME".
-readme_table() {
-	table=$2 awk -v begin="^<!-- $1 begins" -v end="^<!-- end of $1 " '
-		$0 ~ begin { print; print ENVIRON["table"]; skip = 1; begins++ }
-		$0 ~ end { skip = 0; ends++ }
-		!skip
-		END { exit begins != 1 || ends != 1 }' "$TOP/README.md" >"$TOP/README.md.new" || {
-		rm -f "$TOP/README.md.new"
-		die "README.md has no place for the table of $1"
-	}
-	mv "$TOP/README.md.new" "$TOP/README.md"
-}
-
 # Of the lines of the function table(), those whose first word is an argument; all, if
 # there is none. $1 says what a line is.
 chosen() {
