@@ -197,3 +197,9 @@ edits_file() {
 backport_note() {
 	[ ! -f "$TOP/patches/$BASE/$1" ] || sed '/^diff --git/,$d' "$TOP/patches/$BASE/$1"
 }
+
+# What stands below the --- of a patch: doubts, for who reviews it. No part of the commit.
+patch_notes() {
+	[ ! -f "$TOP/patches/$1" ] ||
+		sed -n '/^---$/,/^diff --git/ { /^---$/d; /^diff --git/d; p }' "$TOP/patches/$1"
+}
