@@ -110,8 +110,7 @@ static pid_t start_faulting_target(unsigned char *mem, int *uffd)
 	pid = fork();
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		/* For callers that are no ancestors, under Yama. */
-		prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+		let_all_call();
 		theirs = make_region(mem);
 		if (write(p[1], &theirs, sizeof(theirs)) != sizeof(theirs))
 			_exit(1);
@@ -227,6 +226,7 @@ FIXTURE_SETUP(fault)
 	ASSERT_FALSE(!self->mem);
 	if (variant->own) {
 		self->pid = getpid();
+		let_all_call();
 		self->uffd = make_region(self->mem);
 	} else {
 		self->pid = start_faulting_target(self->mem, &self->uffd);
@@ -1106,6 +1106,7 @@ TEST_F_TIMEOUT(going, killed_during_a_fault, TIMEOUT)
 static void map_changing_target(unsigned char *large)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	let_all_call();
 	memset(large, 1, LARGE);
 	for (;;) {
 		mprotect(large, LARGE, PROT_READ);
