@@ -1637,15 +1637,37 @@ FIXTURE(medium)
 	size_t from, to;
 };
 
-/* With such folios allowed meanwhile. */
+static char *enabled_path(char *path, size_t size, size_t folio)
+{
+	snprintf(path, size, THP_DIR "hugepages-%zukB/enabled", folio >> 10);
+	return path;
+}
+
+/* Such folios, and no larger ones, which the kernel would take first. */
+static bool allow_medium(const struct world *w)
+{
+	bool ok = change_setting(MEDIUM_ENABLED, "madvise");
+	char path[96];
+
+	for (size_t folio = 2 * MEDIUM_SIZE; folio < w->huge; folio *= 2)
+		ok = ok && change_setting(enabled_path(path, sizeof(path), folio), "never");
+	return ok;
+}
+
+static void restore_folio_sizes(const struct world *w)
+{
+	char path[96];
+
+	for (size_t folio = MEDIUM_SIZE; folio < w->huge; folio *= 2)
+		restore_setting(enabled_path(path, sizeof(path), folio));
+}
+
 static bool fill_medium(const struct world *w, size_t from, size_t to)
 {
-	bool ok;
+	bool ok = allow_medium(w) && command(w->ctl, 'h', from, to) &&
+		  command(w->ctl, 'f', from, to) && command(w->ctl, 'b', from, to);
 
-	ok = change_setting(MEDIUM_ENABLED, "madvise") &&
-	     command(w->ctl, 'h', from, to) && command(w->ctl, 'f', from, to) &&
-	     command(w->ctl, 'b', from, to);
-	restore_setting(MEDIUM_ENABLED);
+	restore_folio_sizes(w);
 	return ok;
 }
 

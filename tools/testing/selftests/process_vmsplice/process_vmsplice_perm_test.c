@@ -267,8 +267,8 @@ static bool may_not(int capability)
 	return prctl(PR_CAPBSET_READ, capability, 0, 0, 0) != 1;
 }
 
-/* Why ids can't be changed at will, with nothing but them to decide; or NULL. */
-static const char *why_no_scenes(void)
+/* Why ids can't be changed at will, under this setting of Yama's; or NULL. */
+static const char *why_no_scenes(int scope)
 {
 	if (getuid())
 		return "needs root, to become somebody else";
@@ -276,7 +276,7 @@ static const char *why_no_scenes(void)
 		return "this root may not become somebody else, or not attach to all";
 	if (get_scope() == NO_ATTACH)
 		return "Yama forbids it to all";
-	if (!set_scope(0))
+	if (!set_scope(scope))
 		return "may not change Yama's scope";
 	return NULL;
 }
@@ -329,7 +329,7 @@ FIXTURE(perm)
 
 FIXTURE_SETUP(perm)
 {
-	const char *missing = why_no_scenes();
+	const char *missing = why_no_scenes(0);
 
 	if (missing)
 		SKIP(return, "%s", missing);
@@ -674,7 +674,7 @@ FIXTURE(setuid)
 
 FIXTURE_SETUP(setuid)
 {
-	const char *missing = why_no_scenes();
+	const char *missing = why_no_scenes(0);
 	struct statvfs fs;
 
 	if (missing)
@@ -752,12 +752,15 @@ FIXTURE_VARIANT_ADD(yama, restricted) { .scope = 1 };
 FIXTURE_VARIANT_ADD(yama, admin_only) { .scope = 2 };
 FIXTURE_VARIANT_ADD(yama, no_attach) { .scope = NO_ATTACH };
 
-/* What this does is not undone, so nobody but vmtest.sh's guest may ask for it. */
-static bool set_scope_for_good(int scope)
+/* There is no way back, so nobody but vmtest.sh's guest may ask for it. */
+static const char *why_not_forbid_all(void)
 {
-	char text[2] = { '0' + scope, 0 };
-
-	return get_scope() == scope || (host_is_ours() && write_file(SCOPE, text));
+	if (getuid())
+		return "needs root, to become somebody else";
+	if (get_scope() == NO_ATTACH)
+		return NULL;
+	return host_is_ours() && write_file(SCOPE, "3") ?
+	       NULL : "can't be undone until the next boot";
 }
 
 FIXTURE_SETUP(yama)
@@ -766,13 +769,11 @@ FIXTURE_SETUP(yama)
 
 	if (get_scope() < 0)
 		SKIP(return, "no Yama");
-	missing = variant->scope == NO_ATTACH && get_scope() == NO_ATTACH ?
-		  NULL : why_no_scenes();
+	missing = variant->scope == NO_ATTACH ? why_not_forbid_all() :
+						why_no_scenes(variant->scope);
 	if (missing)
 		SKIP(return, "%s", missing);
-	if (variant->scope == NO_ATTACH && !set_scope_for_good(NO_ATTACH))
-		SKIP(return, "can't be undone until the next boot");
-	ASSERT_TRUE(set_scope(variant->scope));
+	ASSERT_EQ(variant->scope, get_scope());
 	self->mem = pattern_page();
 	ASSERT_FALSE(!self->mem);
 }
