@@ -473,11 +473,12 @@ static void map_device(void)
 static void *find_io_mapping(void)
 {
 	FILE *f = fopen("/proc/self/smaps", "r");
-	unsigned long start = 0, found = 0;
+	unsigned long from, to, start = 0, found = 0;
 	char line[512];
 
 	while (f && fgets(line, sizeof(line), f)) {
-		sscanf(line, "%lx-%*x ", &start);
+		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+			start = from;
 		if (!strncmp(line, "VmFlags:", 8) && strstr(line, " rd ") &&
 		    (strstr(line, " io ") || strstr(line, " pf ")))
 			found = start;
