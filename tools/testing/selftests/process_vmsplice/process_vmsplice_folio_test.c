@@ -1297,7 +1297,7 @@ TEST_F_TIMEOUT(row, references, TIMEOUT)
 		EXPECT_TRUE(can_migrate(w, r)) {
 			TH_LOG("not to be moved: %s", r->name);
 		}
-		ASSERT_OR_SKIP(make_anew(w, variant->by_ptes),
+		ASSERT_OR_SKIP(make_anew(w, variant->by_ptes), return,
 			       "no more huge pages are to be had now");
 	}
 }
@@ -1327,7 +1327,7 @@ TEST_F_TIMEOUT(row, references_without_room, TIMEOUT)
 		EXPECT_TRUE(can_migrate(w, r)) {
 			TH_LOG("not to be moved: %s", r->name);
 		}
-		ASSERT_OR_SKIP(make_anew(w, variant->by_ptes),
+		ASSERT_OR_SKIP(make_anew(w, variant->by_ptes), return,
 			       "no more huge pages are to be had now");
 	}
 }
@@ -1697,10 +1697,10 @@ FIXTURE_SETUP(medium)
 	self->to = self->w.huge / 2;
 	if (self->to > SLOTS * MEDIUM_SIZE)
 		self->to = SLOTS * MEDIUM_SIZE;
-	ASSERT_OR_SKIP(fill_medium(&self->w, self->from, self->to),
+	ASSERT_OR_SKIP(fill_medium(&self->w, self->from, self->to), return,
 		       "folios of 64 KiB can't be turned on");
 	for (size_t pos = self->from; pos < self->to; pos += MEDIUM_SIZE)
-		ASSERT_OR_SKIP(is_contiguous(&self->w, pos, MEDIUM_SIZE),
+		ASSERT_OR_SKIP(is_contiguous(&self->w, pos, MEDIUM_SIZE), return,
 			       "no folios of 64 KiB are to be had now");
 }
 

@@ -43,11 +43,11 @@ static inline bool host_is_ours(void)
 }
 
 /* Any host may lack something for a while; if our own does, something is wrong. */
-#define ASSERT_OR_SKIP(ok, ...) do {					\
+#define ASSERT_OR_SKIP(ok, statement, ...) do {				\
 	bool _ok = (ok);						\
 									\
 	if (!_ok && !host_is_ours())					\
-		SKIP(return, __VA_ARGS__);				\
+		SKIP(statement, __VA_ARGS__);				\
 	ASSERT_TRUE(_ok) {						\
 		TH_LOG(__VA_ARGS__);					\
 	}								\
@@ -471,7 +471,7 @@ static inline int run_supervised(int argc, char **argv, void (*prepare)(void))
 #define SUPERVISED_HARNESS_MAIN						\
 	int main(int argc, char **argv)					\
 	{								\
-		return run_supervised(argc, argv, NULL);		\
+		exit(run_supervised(argc, argv, NULL));			\
 	}
 
 #endif

@@ -183,7 +183,8 @@ static inline void remove_swap(void)
 	release_ramdisk(SWAP_DEVICE);
 }
 
-#define PM_IN_SWAP (1ULL << 62)
+/* Bit 62 of an entry of pagemap. */
+#define PM_IN_SWAP 0x4000000000000000ULL
 
 /* Is there swap, and may we use it? A cgroup can have a limit of 0. */
 static inline bool can_swap(void)

@@ -14,7 +14,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -320,19 +319,11 @@ static inline char wait_for_states(pid_t tid, const char *states)
 }
 
 /* There is nothing to be tested any more. What has been changed, the supervisor undoes. */
-static inline void __attribute__((noreturn, format(printf, 1, 2)))
-give_up(const char *format, ...)
-{
-	char text[256];
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(text, sizeof(text), format, args);
-	va_end(args);
-	fprintf(TH_LOG_STREAM, "# %s\n", text);
-	fflush(TH_LOG_STREAM);
-	_exit(KSFT_FAIL);
-}
+#define give_up(format, ...) do {					\
+	fprintf(TH_LOG_STREAM, "# " format "\n", ##__VA_ARGS__);	\
+	fflush(TH_LOG_STREAM);						\
+	_exit(KSFT_FAIL);						\
+} while (0)
 
 static inline void wait_for_state(pid_t tid, char state)
 {
@@ -506,7 +497,7 @@ static inline bool list_has(const char *path, int number)
 }
 
 #ifndef MPOL_F_MEMS_ALLOWED
-#define MPOL_F_MEMS_ALLOWED (1 << 2)
+#define MPOL_F_MEMS_ALLOWED 4
 #endif
 
 /* Two with memory that our cpuset allows: nodes 0 and 1. */

@@ -151,7 +151,8 @@ build_abi() {
 	mkdir -p "$out"
 	echo "${cross}gcc $*" >"$out/compiler"
 	make -s -C "$here" OUTPUT="$out" ARCH="$karch" CC="${cross}gcc $*" LDFLAGS=-static \
-		COMPAT_ABI= KHDR_INCLUDES="-isystem $headers/include" "$out/init" "$out/misbehave" all
+		COMPAT_ABI= KHDR_INCLUDES="-isystem $headers/include" \
+		"$out/init" "$out/misbehave" all
 }
 
 build_tests() {
