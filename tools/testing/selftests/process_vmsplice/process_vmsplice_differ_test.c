@@ -182,8 +182,6 @@ FIXTURE(differ)
 	unsigned char *start, *end;
 	unsigned char *small, *thp, *hugetlb;
 	size_t thp_size, hugetlb_size;
-	/* As it was before, to be put back. */
-	char nr_hugepages[32];
 	int file;
 	struct pipe pipes[NR_PIPES];
 	unsigned char *from_pipe, *from_readv;
@@ -977,19 +975,6 @@ static void make_file(SELF *self)
 	munmap(p, SMALL_PAGES * page_size);
 }
 
-#define NR_HUGEPAGES "/proc/sys/vm/nr_hugepages"
-
-static void read_nr_hugepages(SELF *self)
-{
-	FILE *f = fopen(NR_HUGEPAGES, "r");
-
-	if (!f)
-		return;
-	if (!fgets(self->nr_hugepages, sizeof(self->nr_hugepages), f))
-		self->nr_hugepages[0] = 0;
-	fclose(f);
-}
-
 /* 0 if there are none to be had. */
 static size_t usable_hugetlb_size(SELF *self)
 {
@@ -998,9 +983,7 @@ static size_t usable_hugetlb_size(SELF *self)
 
 	if (!size || size > MAX_HUGE)
 		return 0;
-	read_nr_hugepages(self);
-	if (atoi(self->nr_hugepages) < 2)
-		write_file(NR_HUGEPAGES, "2");
+	reserve_huge_pages(2);
 	mem = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB,
 		   -1, 0);
 	if (mem == MAP_FAILED)
@@ -1087,8 +1070,6 @@ FIXTURE_SETUP(differ)
 
 FIXTURE_TEARDOWN(differ)
 {
-	if (self->nr_hugepages[0])
-		write_file(NR_HUGEPAGES, self->nr_hugepages);
 }
 
 TEST_F_TIMEOUT(differ, as_process_vm_readv, NO_TIMEOUT)
@@ -1133,4 +1114,4 @@ TEST_F_TIMEOUT(differ, as_process_vm_readv, NO_TIMEOUT)
 	EXPECT_LT(cases / 100, self->nr_zero);
 }
 
-TEST_HARNESS_MAIN
+SUPERVISED_HARNESS_MAIN

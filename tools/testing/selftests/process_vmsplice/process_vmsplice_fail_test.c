@@ -39,7 +39,7 @@ FIXTURE_VARIANT_ADD(fail, faults) { .untouched = true, .nr_segs = 1 };
 /* Make debugfs' fail_* look at the tasks' own counters, whatever they allocate. */
 static bool enable_faults(void)
 {
-	static const char * const settings[][2] = {
+	static const char * const knobs[][2] = {
 		{ "failslab/ignore-gfp-wait", "N" },
 		{ "failslab/verbose", "0" },
 		{ "fail_page_alloc/ignore-gfp-wait", "N" },
@@ -48,12 +48,11 @@ static bool enable_faults(void)
 		{ "fail_page_alloc/verbose", "0" },
 	};
 
-	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
 		char path[128];
 
-		snprintf(path, sizeof(path), "/sys/kernel/debug/%s",
-			 settings[i][0]);
-		if (!write_file(path, settings[i][1]))
+		snprintf(path, sizeof(path), "/sys/kernel/debug/%s", knobs[i][0]);
+		if (!change_setting(path, knobs[i][1]))
 			return false;
 	}
 	return true;
@@ -65,7 +64,7 @@ FIXTURE_SETUP(fail)
 
 	self->fail_nth = open("/proc/thread-self/fail-nth", O_RDWR);
 	if (self->fail_nth < 0 || !enable_faults())
-		SKIP(return, "no fault injection in this kernel");
+		SKIP(return, "no fault injection in this kernel, or not root");
 	self->size = NR_RANGES * page_size;
 	self->mem = mmap(NULL, self->size, PROT_READ | PROT_WRITE,
 			 type | MAP_ANONYMOUS, -1, 0);
@@ -173,4 +172,4 @@ TEST_F_TIMEOUT(fail, each_allocation, TIMEOUT)
 	}
 }
 
-TEST_HARNESS_MAIN
+SUPERVISED_HARNESS_MAIN

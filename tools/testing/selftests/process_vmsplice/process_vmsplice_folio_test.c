@@ -478,9 +478,13 @@ static bool begin(struct world *w, unsigned int nr_huge)
 		return true;
 	w->huge = thp_size();
 	w->nr_huge = nr_huge;
-	return map_memory(w) && start_obedient(w) && open_pipe(&w->rd, &w->wr, SLOTS) &&
-	       open_pipe(&w->one_rd, &w->one_wr, 1) && fill_memory(w) &&
-	       huge_bytes(w) == nr_huge * w->huge;
+	if (!map_memory(w) || !start_obedient(w) || !open_pipe(&w->rd, &w->wr, SLOTS) ||
+	    !open_pipe(&w->one_rd, &w->one_wr, 1) || !fill_memory(w))
+		return false;
+	if (huge_bytes(w) == nr_huge * w->huge)
+		return true;
+	w->missing = "no huge pages are to be had now";
+	return !host_is_ours();
 }
 
 /* Map all huge pages by PTEs: by a change of a page's protection, and back. */
@@ -720,7 +724,7 @@ static const char *open_direct(struct world *w)
 {
 	int sector;
 
-	w->in = open_ramdisk(DIRECT_DEVICE, O_DIRECT, DIRECT_SIZE);
+	w->in = borrow_ramdisk(DIRECT_DEVICE, O_DIRECT);
 	if (w->in < 0)
 		return "no blank " DIRECT_DEVICE ", or not root";
 	w->out = -1;
@@ -747,7 +751,8 @@ static bool take_to_disk(struct world *w, size_t len)
 static void close_direct(struct world *w)
 {
 	if (w->in > 0)
-		erase_ramdisk(w->in, DIRECT_SIZE);
+		close(w->in);
+	release_ramdisk(DIRECT_DEVICE);
 }
 
 /*
@@ -888,7 +893,7 @@ static bool mount_fuse(void)
 	char options[96];
 	int fd;
 
-	snprintf(fuse.path, sizeof(fuse.path), "/tmp/process_vmsplice.XXXXXX");
+	scratch_path(fuse.path, sizeof(fuse.path), "fuse.XXXXXX");
 	snprintf(options, sizeof(options), "fd=%d,rootmode=100444,user_id=0,group_id=0",
 		 fuse.dev);
 	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
@@ -1292,7 +1297,8 @@ TEST_F_TIMEOUT(row, references, TIMEOUT)
 		EXPECT_TRUE(can_migrate(w, r)) {
 			TH_LOG("not to be moved: %s", r->name);
 		}
-		ASSERT_TRUE(make_anew(w, variant->by_ptes));
+		ASSERT_OR_SKIP(make_anew(w, variant->by_ptes), return,
+			       "no more huge pages are to be had now");
 	}
 }
 
@@ -1321,7 +1327,8 @@ TEST_F_TIMEOUT(row, references_without_room, TIMEOUT)
 		EXPECT_TRUE(can_migrate(w, r)) {
 			TH_LOG("not to be moved: %s", r->name);
 		}
-		ASSERT_TRUE(make_anew(w, variant->by_ptes));
+		ASSERT_OR_SKIP(make_anew(w, variant->by_ptes), return,
+			       "no more huge pages are to be had now");
 	}
 }
 
@@ -1630,25 +1637,38 @@ FIXTURE(medium)
 	size_t from, to;
 };
 
-/* With such folios allowed meanwhile. */
+static char *enabled_path(char *path, size_t size, size_t folio)
+{
+	snprintf(path, size, THP_DIR "hugepages-%zukB/enabled", folio >> 10);
+	return path;
+}
+
+/* Such folios, and no larger ones, which the kernel would take first. */
+static bool allow_medium(const struct world *w)
+{
+	bool ok = change_setting(MEDIUM_ENABLED, "madvise");
+	char path[96];
+
+	for (size_t folio = 2 * MEDIUM_SIZE; folio < w->huge; folio *= 2)
+		ok = ok && change_setting(enabled_path(path, sizeof(path), folio), "never");
+	return ok;
+}
+
+static void restore_folio_sizes(const struct world *w)
+{
+	char path[96];
+
+	for (size_t folio = MEDIUM_SIZE; folio < w->huge; folio *= 2)
+		restore_setting(enabled_path(path, sizeof(path), folio));
+}
+
 static bool fill_medium(const struct world *w, size_t from, size_t to)
 {
-	char line[64] = "", *was;
-	FILE *f = fopen(MEDIUM_ENABLED, "r");
-	bool ok;
+	bool ok = allow_medium(w) && command(w->ctl, 'h', from, to) &&
+		  command(w->ctl, 'f', from, to) && command(w->ctl, 'b', from, to);
 
-	if (!f)
-		return false;
-	was = fgets(line, sizeof(line), f) ? strchr(line, '[') : NULL;
-	fclose(f);
-	if (!was)
-		return false;
-	was++;
-	was[strcspn(was, "]")] = 0;
-	ok = write_file(MEDIUM_ENABLED, "madvise") &&
-	     command(w->ctl, 'h', from, to) && command(w->ctl, 'f', from, to) &&
-	     command(w->ctl, 'b', from, to);
-	return write_file(MEDIUM_ENABLED, was) && ok;
+	restore_folio_sizes(w);
+	return ok;
 }
 
 static bool is_contiguous(const struct world *w, size_t pos, size_t len)
@@ -1677,9 +1697,11 @@ FIXTURE_SETUP(medium)
 	self->to = self->w.huge / 2;
 	if (self->to > SLOTS * MEDIUM_SIZE)
 		self->to = SLOTS * MEDIUM_SIZE;
-	ASSERT_TRUE(fill_medium(&self->w, self->from, self->to));
+	ASSERT_OR_SKIP(fill_medium(&self->w, self->from, self->to), return,
+		       "folios of 64 KiB can't be turned on");
 	for (size_t pos = self->from; pos < self->to; pos += MEDIUM_SIZE)
-		ASSERT_TRUE(is_contiguous(&self->w, pos, MEDIUM_SIZE));
+		ASSERT_OR_SKIP(is_contiguous(&self->w, pos, MEDIUM_SIZE), return,
+			       "no folios of 64 KiB are to be had now");
 }
 
 FIXTURE_TEARDOWN(medium)
@@ -1935,22 +1957,20 @@ FIXTURE_SETUP(event)
 	ASSERT_TRUE(begin(&self->w, NR_HUGE));
 	if (has_step(variant->steps, 'M') && !has_two_nodes())
 		self->w.missing = "not two NUMA nodes to move pages between";
-	if (self->w.missing || !has_step(variant->steps, 'q') || has_swap())
+	if (self->w.missing || !has_step(variant->steps, 'q') || can_swap())
 		return;
-	self->own_swap = make_swap(false) && !swapon(SWAP_DEVICE, 0);
+	self->own_swap = add_swap();
 	if (!self->own_swap)
 		self->w.missing = "no swap, and no blank " SWAP_DEVICE ", or not root";
+	else if (!can_swap())
+		self->w.missing = "no swap for us";
 }
 
 FIXTURE_TEARDOWN(event)
 {
 	end(&self->w);
-	if (!self->own_swap)
-		return;
-	if (swapoff(SWAP_DEVICE))
-		perror("swapoff");
-	else
-		unmake_swap();
+	if (self->own_swap)
+		remove_swap();
 }
 
 static bool migrate_event(const struct world *w)
@@ -1997,4 +2017,4 @@ TEST_F_TIMEOUT(event, keeps_the_bytes, TIMEOUT)
 	EXPECT_EQ(len, wrong_in_range(w, &in_event, w->buf, len, variant->seed));
 }
 
-TEST_HARNESS_MAIN
+SUPERVISED_HARNESS_MAIN

@@ -4,16 +4,16 @@
  * pid namespaces, set-user-ID programs, seccomp. It has to agree with
  * process_vm_readv() in each case.
  *
- * The last test forbids all attaching, which lasts until the next boot. It is left out
- * but where the root file system is in memory, as in the guest of vmtest.sh; there, no
- * other test may come after this program.
+ * The last test forbids all attaching, which lasts until the next boot. So it is for the
+ * guest of vmtest.sh alone, where no other test may come after this program.
  */
 #define _GNU_SOURCE
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
-#include <sys/statfs.h>
+#include <sys/auxv.h>
 #include <sys/statvfs.h>
 #include "pvm_test.h"
 
@@ -253,11 +253,32 @@ static int get_scope(void)
 	return n == 1 ? digit - '0' : -1;
 }
 
+/* Until restore_setting(SCOPE). True also where there is none to be set. */
 static bool set_scope(int scope)
 {
 	char text[2] = { '0' + scope, 0 };
 
-	return scope < 0 || (write_file(SCOPE, text) && get_scope() == scope);
+	return get_scope() < 0 || change_setting(SCOPE, text);
+}
+
+/* A container's root has not all of them. */
+static bool may_not(int capability)
+{
+	return prctl(PR_CAPBSET_READ, capability, 0, 0, 0) != 1;
+}
+
+/* Why ids can't be changed at will, under this setting of Yama's; or NULL. */
+static const char *why_no_scenes(int scope)
+{
+	if (getuid())
+		return "needs root, to become somebody else";
+	if (may_not(CAP_SETUID) || may_not(CAP_SETGID) || may_not(CAP_SYS_PTRACE))
+		return "this root may not become somebody else, or not attach to all";
+	if (get_scope() == NO_ATTACH)
+		return "Yama forbids it to all";
+	if (!set_scope(scope))
+		return "may not change Yama's scope";
+	return NULL;
 }
 
 static unsigned char *pattern_page(void)
@@ -304,25 +325,21 @@ TEST(seccomp)
 FIXTURE(perm)
 {
 	unsigned char *mem;
-	int old_scope;
 };
 
 FIXTURE_SETUP(perm)
 {
-	if (getuid())
-		SKIP(return, "needs root, to become somebody else");
-	self->old_scope = get_scope();
-	if (self->old_scope == NO_ATTACH)
-		SKIP(return, "Yama forbids it to all");
-	ASSERT_TRUE(self->old_scope < 0 || set_scope(0));
+	const char *missing = why_no_scenes(0);
+
+	if (missing)
+		SKIP(return, "%s", missing);
 	self->mem = pattern_page();
 	ASSERT_FALSE(!self->mem);
 }
 
 FIXTURE_TEARDOWN(perm)
 {
-	if (self->mem)
-		set_scope(self->old_scope);
+	restore_setting(SCOPE);
 }
 
 TEST_F_TIMEOUT(perm, ids_and_dumpability, TIMEOUT)
@@ -449,6 +466,8 @@ TEST_F_TIMEOUT(perm, pid_namespaces, TIMEOUT)
 	pid_t helper, first;
 	int verdicts[2], number[2];
 
+	if (may_not(CAP_SYS_ADMIN))
+		SKIP(return, "this root may not make a pid namespace");
 	ASSERT_EQ(0, pipe(verdicts));
 	ASSERT_EQ(0, pipe(number));
 	helper = fork();
@@ -498,6 +517,9 @@ static void __attribute__((constructor)) image_main(void)
 	const char *fd = getenv("PVM_IMAGE_FD");
 	char end;
 
+	/* Whoever comes upon it must not have the tests run as root. */
+	if (!fd && getauxval(AT_SECURE))
+		_exit(KSFT_FAIL);
 	if (!fd)
 		return;
 	if (geteuid() || !getuid() || !fill_image(SECRET) ||
@@ -646,28 +668,24 @@ static bool copy_program(const char *path)
 
 FIXTURE(setuid)
 {
-	char dir[32], path[64];
+	char path[80];
 	struct tally *tally;
-	int old_scope;
 };
 
 FIXTURE_SETUP(setuid)
 {
+	const char *missing = why_no_scenes(0);
 	struct statvfs fs;
 
-	if (getuid())
-		SKIP(return, "needs root, to make a set-user-ID program");
-	self->old_scope = get_scope();
-	if (self->old_scope == NO_ATTACH)
-		SKIP(return, "Yama forbids it to all");
-	ASSERT_EQ(0, statvfs("/tmp", &fs));
-	if (fs.f_flag & ST_NOSUID)
-		SKIP(return, "no set-user-ID programs in /tmp");
-	ASSERT_TRUE(self->old_scope < 0 || set_scope(0));
-	snprintf(self->dir, sizeof(self->dir), "/tmp/process_vmsplice.XXXXXX");
-	ASSERT_FALSE(!mkdtemp(self->dir));
-	ASSERT_EQ(0, chmod(self->dir, 0755));
-	snprintf(self->path, sizeof(self->path), "%s/image", self->dir);
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_EQ(0, statvfs(host->scratch, &fs));
+	if (fs.f_flag & ST_NOSUID || prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
+		SKIP(return, "no set-user-ID programs, or not in /tmp");
+	/* For nobody else to execute. */
+	ASSERT_EQ(0, chown(host->scratch, 0, NOBODY));
+	ASSERT_EQ(0, chmod(host->scratch, 0710));
+	scratch_path(self->path, sizeof(self->path), "image");
 	ASSERT_TRUE(copy_program(self->path));
 	self->tally = mmap(NULL, sizeof(*self->tally), PROT_READ | PROT_WRITE,
 			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -676,11 +694,9 @@ FIXTURE_SETUP(setuid)
 
 FIXTURE_TEARDOWN(setuid)
 {
-	if (!self->dir[0])
-		return;
 	unlink(self->path);
-	rmdir(self->dir);
-	set_scope(self->old_scope);
+	chmod(host->scratch, 0700);
+	restore_setting(SCOPE);
 }
 
 TEST_F_TIMEOUT(setuid, exec_under_attack, TIMEOUT)
@@ -724,7 +740,6 @@ TEST_F_TIMEOUT(setuid, exec_during_the_wait, TIMEOUT)
 FIXTURE(yama)
 {
 	unsigned char *mem;
-	int old_scope;
 };
 
 FIXTURE_VARIANT(yama)
@@ -737,36 +752,36 @@ FIXTURE_VARIANT_ADD(yama, restricted) { .scope = 1 };
 FIXTURE_VARIANT_ADD(yama, admin_only) { .scope = 2 };
 FIXTURE_VARIANT_ADD(yama, no_attach) { .scope = NO_ATTACH };
 
-/* Is the system one that will not live on? */
-static bool root_is_in_memory(void)
+/* There is no way back, so nobody but vmtest.sh's guest may ask for it. */
+static const char *why_not_forbid_all(void)
 {
-	struct statfs fs;
-
-	/* RAMFS_MAGIC and TMPFS_MAGIC, as an initramfs may have. */
-	return !statfs("/", &fs) && ((unsigned int)fs.f_type == 0x858458f6 ||
-				     (unsigned int)fs.f_type == 0x01021994);
+	if (getuid())
+		return "needs root, to become somebody else";
+	if (get_scope() == NO_ATTACH)
+		return NULL;
+	return host_is_ours() && write_file(SCOPE, "3") ?
+	       NULL : "can't be undone until the next boot";
 }
 
 FIXTURE_SETUP(yama)
 {
-	self->old_scope = get_scope();
-	if (self->old_scope < 0)
+	const char *missing;
+
+	if (get_scope() < 0)
 		SKIP(return, "no Yama");
-	if (getuid())
-		SKIP(return, "needs root, to become somebody else");
-	if (variant->scope == NO_ATTACH && !root_is_in_memory())
-		SKIP(return, "can't be undone until the next boot");
-	if (self->old_scope == NO_ATTACH && variant->scope != NO_ATTACH)
-		SKIP(return, "Yama forbids it to all");
-	ASSERT_TRUE(set_scope(variant->scope));
+	missing = variant->scope == NO_ATTACH ? why_not_forbid_all() :
+						why_no_scenes(variant->scope);
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_EQ(variant->scope, get_scope());
 	self->mem = pattern_page();
 	ASSERT_FALSE(!self->mem);
 }
 
 FIXTURE_TEARDOWN(yama)
 {
-	if (self->mem && variant->scope != NO_ATTACH)
-		set_scope(self->old_scope);
+	if (get_scope() != NO_ATTACH)
+		restore_setting(SCOPE);
 }
 
 TEST_F_TIMEOUT(yama, verdicts, TIMEOUT)
@@ -808,4 +823,4 @@ TEST_F_TIMEOUT(yama, verdicts, TIMEOUT)
 	EXPECT_EQ(0, try_readv(getpid(), self->mem));
 }
 
-TEST_HARNESS_MAIN
+SUPERVISED_HARNESS_MAIN

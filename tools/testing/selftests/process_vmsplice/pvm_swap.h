@@ -5,49 +5,108 @@
 #ifndef PVM_SWAP_H
 #define PVM_SWAP_H
 
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sched.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/swap.h>
 #include <unistd.h>
 
 #include "pvm_test.h"
 
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
 #define SWAP_DEVICE "/dev/ram0"
 
-/* Opens a ramdisk that nobody has open and whose first size bytes are blank, or -1. */
-static int open_ramdisk(const char *path, int flags, size_t size)
+#define CHUNK 65536
+
+/* Finds the next chunk from *at on that is not blank. False if there is none. */
+static inline bool next_chunk_in_use(int fd, off_t *at)
 {
-	int fd = open(path, O_RDWR | O_EXCL | O_CLOEXEC | flags);
-	unsigned char *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	static unsigned char chunk[CHUNK];
+	ssize_t n;
+
+	while ((n = pread(fd, chunk, CHUNK, *at)) > 0) {
+		if (chunk[0] || memcmp(chunk, chunk + 1, n - 1))
+			return true;
+		*at += n;
+	}
+	return false;
+}
+
+/* Opens a ramdisk that nobody has open and that is blank, or -1. */
+static inline int open_ramdisk(const char *path, int flags)
+{
+	int fd = open(path, O_RDWR | O_EXCL | O_CLOEXEC);
+	off_t at = 0;
 	bool blank;
 
-	if (fd < 0 || p == MAP_FAILED)
+	if (fd < 0)
 		return -1;
-	blank = pread(fd, p, size, 0) == (ssize_t)size && !p[0] && !memcmp(p, p + 1, size - 1);
-	munmap(p, size);
-	if (blank)
+	blank = !next_chunk_in_use(fd, &at) && at == lseek(fd, 0, SEEK_END);
+	if (blank && !fcntl(fd, F_SETFL, flags))
 		return fd;
 	close(fd);
 	return -1;
 }
 
-/* Makes the first size bytes blank again, and closes it. */
-static void erase_ramdisk(int fd, size_t size)
+/*
+ * As it was found. A ramdisk has memory for what has been written to, and gives it back
+ * only when that is discarded.
+ */
+static inline void erase_ramdisk(const char *path)
 {
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int fd = open(path, O_RDWR | O_EXCL | O_CLOEXEC);
+	uint64_t all[2] = { 0, lseek(fd, 0, SEEK_END) };
+	unsigned char *blank = calloc(1, CHUNK);
+	off_t at = 0;
 
-	if (p == MAP_FAILED || pwrite(fd, p, size, 0) != (ssize_t)size || fsync(fd))
+	if (fd < 0 || !blank) {
 		perror("erasing the ramdisk");
-	munmap(p, size);
+		return;
+	}
+	ioctl(fd, BLKDISCARD, all);
+	/* It may not know how, and what has been read is cached. */
+	ioctl(fd, BLKFLSBUF, 0);
+	while (next_chunk_in_use(fd, &at))
+		if (pwrite(fd, blank, CHUNK, at) <= 0)
+			break;
+	if (fsync(fd))
+		perror("erasing the ramdisk");
+	free(blank);
 	close(fd);
 }
 
-static bool has_swap(void)
+static inline void undo_ramdisk(const struct change *c)
+{
+	erase_ramdisk(c->what);
+}
+
+/* To be erased by release_ramdisk(), or at the end of the program. */
+static inline int borrow_ramdisk(const char *path, int flags)
+{
+	int fd = open_ramdisk(path, flags);
+
+	if (fd >= 0)
+		note_change(undo_ramdisk, path, "");
+	return fd;
+}
+
+static inline void release_ramdisk(const char *path)
+{
+	undo_change(undo_ramdisk, path);
+}
+
+static inline bool has_swap(void)
 {
 	FILE *f = fopen("/proc/swaps", "r");
 	char line[256];
@@ -62,7 +121,7 @@ static bool has_swap(void)
 }
 
 /* A ramdisk has memory for what has been written to. */
-static bool write_all(int fd, const void *page, off_t size)
+static inline bool write_all(int fd, const void *page, off_t size)
 {
 	for (off_t at = 0; at + (off_t)page_size <= size; at += page_size)
 		if (pwrite(fd, page, page_size, at) != (ssize_t)page_size)
@@ -71,7 +130,7 @@ static bool write_all(int fd, const void *page, off_t size)
 }
 
 /* In the first page, a signature at its end, and after 1 KiB: version, last page, no bad one. */
-static bool write_swap_header(int fd, off_t size, bool whole)
+static inline bool write_swap_header(int fd, off_t size, bool whole)
 {
 	unsigned int header[] = { 1, size / page_size - 1, 0 };
 	unsigned char *page = calloc(1, page_size);
@@ -88,9 +147,9 @@ static bool write_swap_header(int fd, off_t size, bool whole)
 /*
  * Makes SWAP_DEVICE ready for swapon(). If whole, it has all its memory from the start.
  */
-static bool make_swap(bool whole)
+static inline bool make_swap(bool whole)
 {
-	int fd = open_ramdisk(SWAP_DEVICE, 0, page_size);
+	int fd = borrow_ramdisk(SWAP_DEVICE, 0);
 	off_t size;
 	bool ok;
 
@@ -102,10 +161,51 @@ static bool make_swap(bool whole)
 	return ok;
 }
 
-/* After swapoff(): leaves it as it was found. */
-static void unmake_swap(void)
+static inline void undo_swapon(const struct change *c)
 {
-	erase_ramdisk(open(SWAP_DEVICE, O_RDWR | O_EXCL | O_CLOEXEC), page_size);
+	/* It may not have come to that, or be off already. */
+	if (swapoff(c->what) && errno != EINVAL)
+		perror("swapoff");
+}
+
+/* Swap of our own. Undone by remove_swap(), or at the end of the program. */
+static inline bool add_swap(void)
+{
+	if (!make_swap(false))
+		return false;
+	note_change(undo_swapon, SWAP_DEVICE, "");
+	return !swapon(SWAP_DEVICE, 0);
+}
+
+static inline void remove_swap(void)
+{
+	undo_change(undo_swapon, SWAP_DEVICE);
+	release_ramdisk(SWAP_DEVICE);
+}
+
+/* Bit 62 of an entry of pagemap. */
+#define PM_IN_SWAP 0x4000000000000000ULL
+
+/* Is there swap, and may we use it? A cgroup can have a limit of 0. */
+static inline bool can_swap(void)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	volatile unsigned char *mem = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
+					   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	off_t at = (uintptr_t)mem / page_size * sizeof(uint64_t);
+	uint64_t entry = 0;
+
+	/* Reclaim passes over a page that is not on its list yet. */
+	for (int i = 0; has_swap() && i < 1000 && !(entry & PM_IN_SWAP); i++) {
+		mem[0] = 1;
+		madvise((void *)mem, page_size, MADV_PAGEOUT);
+		if (pread(pagemap, &entry, sizeof(entry), at) != sizeof(entry))
+			break;
+		sched_yield();
+	}
+	munmap((void *)mem, page_size);
+	close(pagemap);
+	return entry & PM_IN_SWAP;
 }
 
 #endif

@@ -32,7 +32,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../kselftest_harness.h"
+#include "pvm_host.h"
 
 #ifndef __NR_process_vmsplice
 #ifdef __alpha__
@@ -70,15 +70,15 @@
 
 static size_t page_size;
 
-static ssize_t process_vmsplice(pid_t pid, int fd, const struct iovec *iov,
-				unsigned long nr_segs, unsigned int flags)
+static inline ssize_t process_vmsplice(pid_t pid, int fd, const struct iovec *iov,
+				       unsigned long nr_segs, unsigned int flags)
 {
 	return syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
 }
 
 /* The result, or -errno: one value to compare. */
-static ssize_t pvm(pid_t pid, int fd, const struct iovec *iov,
-		   unsigned long nr_segs, unsigned int flags)
+static inline ssize_t pvm(pid_t pid, int fd, const struct iovec *iov,
+			  unsigned long nr_segs, unsigned int flags)
 {
 	ssize_t ret;
 
@@ -87,21 +87,21 @@ static ssize_t pvm(pid_t pid, int fd, const struct iovec *iov,
 	return ret < 0 ? -errno : ret;
 }
 
-static unsigned char pattern(size_t i, unsigned char seed)
+static inline unsigned char pattern(size_t i, unsigned char seed)
 {
 	return (i ^ (i >> 8) * 7 ^ (i >> 16) * 13) + seed;
 }
 
-static void set_pattern(unsigned char *mem, size_t from, size_t to,
-			unsigned char seed)
+static inline void set_pattern(unsigned char *mem, size_t from, size_t to,
+			       unsigned char seed)
 {
 	for (size_t i = from; i < to; i++)
 		mem[i] = pattern(i, seed);
 }
 
 /* The first of the bytes from..from+len that is not as in buf, or len. */
-static size_t differs(const unsigned char *buf, size_t from, size_t len,
-		      unsigned char seed)
+static inline size_t differs(const unsigned char *buf, size_t from, size_t len,
+			     unsigned char seed)
 {
 	for (size_t i = 0; i < len; i++)
 		if (buf[i] != pattern(from + i, seed))
@@ -110,7 +110,7 @@ static size_t differs(const unsigned char *buf, size_t from, size_t len,
 }
 
 /* Just len bytes; fewer only at the end of the file or if there is nothing now. */
-static ssize_t read_all(int fd, void *buf, size_t len)
+static inline ssize_t read_all(int fd, void *buf, size_t len)
 {
 	size_t done = 0;
 
@@ -124,23 +124,11 @@ static ssize_t read_all(int fd, void *buf, size_t len)
 	return done;
 }
 
-static int in_pipe(int fd)
+static inline int in_pipe(int fd)
 {
 	int n;
 
 	return ioctl(fd, FIONREAD, &n) ? -1 : n;
-}
-
-static bool write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-	bool ok;
-
-	if (fd < 0)
-		return false;
-	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return ok;
 }
 
 /*
@@ -161,7 +149,7 @@ struct command {
 };
 
 /* With nothing of it but its memory: no end of a pipe or of a socket. */
-static void live_as_long_as(pid_t parent)
+static inline void live_as_long_as(pid_t parent)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (int fd = 0; fd < 64; fd++)
@@ -172,7 +160,7 @@ static void live_as_long_as(pid_t parent)
 	_exit(0);
 }
 
-static int do_command(unsigned char *mem, const struct command *cmd)
+static inline int do_command(unsigned char *mem, const struct command *cmd)
 {
 	unsigned char *start = mem + cmd->from;
 	size_t len = cmd->to - cmd->from;
@@ -215,11 +203,18 @@ static int do_command(unsigned char *mem, const struct command *cmd)
 	return 0;
 }
 
-static void target_main(unsigned char *mem, int ctl)
+/* Under Yama, callers that are no ancestors would not be allowed to. */
+static inline void let_all_call(void)
+{
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+}
+
+static inline void target_main(unsigned char *mem, int ctl)
 {
 	struct command cmd;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	let_all_call();
 	while (read(ctl, &cmd, sizeof(cmd)) == sizeof(cmd)) {
 		int answer = do_command(mem, &cmd);
 
@@ -230,7 +225,7 @@ static void target_main(unsigned char *mem, int ctl)
 }
 
 /* The child inherits the region, untouched: what it writes there is its own. */
-static pid_t start_target(unsigned char *mem, int *ctl)
+static inline pid_t start_target(unsigned char *mem, int *ctl)
 {
 	int sv[2];
 	pid_t pid;
@@ -248,7 +243,7 @@ static pid_t start_target(unsigned char *mem, int *ctl)
 }
 
 /* The answer to a command, or -1 if the child did not live to give it. */
-static int ask(int ctl, char what, size_t from, size_t to)
+static inline int ask(int ctl, char what, size_t from, size_t to)
 {
 	struct command cmd = { what, from, to };
 	int answer;
@@ -259,7 +254,7 @@ static int ask(int ctl, char what, size_t from, size_t to)
 	return answer;
 }
 
-static bool command(int ctl, char what, size_t from, size_t to)
+static inline bool command(int ctl, char what, size_t from, size_t to)
 {
 	return ask(ctl, what, from, to) >= 0;
 }
@@ -272,21 +267,23 @@ struct caller {
 	const struct iovec *iov;
 	unsigned long nr_segs;
 	pid_t tid;
+	bool returned;
 	ssize_t ret;
 };
 
-static void *caller_main(void *arg)
+static inline void *caller_main(void *arg)
 {
 	struct caller *c = arg;
 
 	/* After this store, the thread sleeps only in the call. */
 	__atomic_store_n(&c->tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
 	c->ret = pvm(c->pid, c->fd, c->iov, c->nr_segs, 0);
+	__atomic_store_n(&c->returned, true, __ATOMIC_RELEASE);
 	return NULL;
 }
 
 /* The state of a thread, as the letter in /proc. */
-static char thread_state(pid_t tid)
+static inline char thread_state(pid_t tid)
 {
 	char path[64], buf[512], *paren;
 	ssize_t n;
@@ -305,33 +302,71 @@ static char thread_state(pid_t tid)
 	return paren ? paren[2] : 'X';
 }
 
-static void wait_for_state(pid_t tid, char state)
+/*
+ * Until the thread is in one of the states, or can't get there any more: it is a zombie,
+ * or gone, in which case the answer is Z or X.
+ */
+static inline char wait_for_states(pid_t tid, const char *states)
 {
-	while (thread_state(tid) != state)
+	char state;
+
+	while (state = thread_state(tid), !strchr(states, state)) {
+		if (state == 'Z' || state == 'X')
+			break;
 		sched_yield();
+	}
+	return state;
+}
+
+/* There is nothing to be tested any more. What has been changed, the supervisor undoes. */
+#define give_up(format, ...) do {					\
+	fprintf(TH_LOG_STREAM, "# " format "\n", ##__VA_ARGS__);	\
+	fflush(TH_LOG_STREAM);						\
+	_exit(KSFT_FAIL);						\
+} while (0)
+
+static inline void wait_for_state(pid_t tid, char state)
+{
+	const char states[] = { state, 0 };
+	char is = wait_for_states(tid, states);
+
+	if (is != state)
+		give_up("waiting for state %c of %d, which has ended: %c", state, tid, is);
+}
+
+/* Until the thread of the call sleeps in it. */
+static inline void wait_until_blocked(struct caller *c)
+{
+	while (!__atomic_load_n(&c->tid, __ATOMIC_ACQUIRE))
+		sched_yield();
+	while (thread_state(c->tid) != 'S') {
+		if (__atomic_load_n(&c->returned, __ATOMIC_ACQUIRE))
+			give_up("the call has not waited, but returned %zd", c->ret);
+		sched_yield();
+	}
 }
 
 /* Start the call, and return when it is blocked. */
-static void caller_start_blocked(struct caller *c)
+static inline void caller_start_blocked(struct caller *c)
 {
 	c->tid = 0;
-	pthread_create(&c->thread, NULL, caller_main, c);
-	while (!__atomic_load_n(&c->tid, __ATOMIC_ACQUIRE))
-		sched_yield();
-	wait_for_state(c->tid, 'S');
+	c->returned = false;
+	if (pthread_create(&c->thread, NULL, caller_main, c))
+		give_up("no thread for the call");
+	wait_until_blocked(c);
 }
 
-static ssize_t caller_join(struct caller *c)
+static inline ssize_t caller_join(struct caller *c)
 {
 	pthread_join(c->thread, NULL);
 	return c->ret;
 }
 
-static void ignore_signal(int sig)
+static inline void ignore_signal(int sig)
 {
 }
 
-static void handle_signal(int sig, int flags)
+static inline void handle_signal(int sig, int flags)
 {
 	struct sigaction sa = { .sa_handler = ignore_signal, .sa_flags = flags };
 
@@ -339,12 +374,12 @@ static void handle_signal(int sig, int flags)
 }
 
 /* How many pages a pipe takes. */
-static int pipe_slots(int fd)
+static inline int pipe_slots(int fd)
 {
 	return fcntl(fd, F_GETPIPE_SZ) / page_size;
 }
 
-static int fill_pipe(int fd)
+static inline int fill_pipe(int fd)
 {
 	char *page = calloc(1, page_size);
 	int slots = pipe_slots(fd), ret = 0;
@@ -356,7 +391,7 @@ static int fill_pipe(int fd)
 	return ret;
 }
 
-static bool drain(int fd, size_t len)
+static inline bool drain(int fd, size_t len)
 {
 	char *buf = malloc(len);
 	bool ok = read_all(fd, buf, len) == (ssize_t)len;
@@ -366,7 +401,7 @@ static bool drain(int fd, size_t len)
 }
 
 /* A file of the size of the region, with the pattern. */
-static int pattern_file(int fd)
+static inline int pattern_file(int fd)
 {
 	size_t size = NR_PAGES * page_size;
 	unsigned char *p;
@@ -385,7 +420,7 @@ static int pattern_file(int fd)
 #define MAX_HUGE_PAGE (32UL << 20)
 
 /* The size of the huge pages that MADV_HUGEPAGE makes, or 0. */
-static size_t thp_size(void)
+static inline size_t thp_size(void)
 {
 	FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "r");
 	size_t size = 0;
@@ -398,25 +433,8 @@ static size_t thp_size(void)
 	return size <= MAX_HUGE_PAGE ? size : 0;
 }
 
-/* The sum of the numbers that a file like /proc/meminfo has beside name. */
-static long read_number(const char *path, const char *name)
-{
-	char line[256], found[64];
-	FILE *f = fopen(path, "r");
-	long sum = 0, n;
-
-	if (!f)
-		return 0;
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, " %63[^: ]%*[: ]%ld", found, &n) == 2 &&
-		    !strcmp(found, name))
-			sum += n;
-	fclose(f);
-	return sum;
-}
-
 /* The size of the pages that MAP_HUGETLB takes, or 0. */
-static size_t hugetlb_size(void)
+static inline size_t hugetlb_size(void)
 {
 	size_t kb = read_number("/proc/meminfo", "Hugepagesize");
 
@@ -424,7 +442,7 @@ static size_t hugetlb_size(void)
 }
 
 /* Does the process have a huge page at addr? */
-static bool has_huge_page(pid_t pid, void *addr)
+static inline bool has_huge_page(pid_t pid, void *addr)
 {
 	char path[64], line[256];
 	bool in_range = false, found = false;
@@ -448,14 +466,50 @@ static bool has_huge_page(pid_t pid, void *addr)
 }
 
 /* Caches that have aliases take shared memory only at some addresses. */
-static bool may_not_be_shared_there(int error)
+static inline bool may_not_be_shared_there(int error)
 {
 	return error == EINVAL && page_size < (size_t)SHMLBA;
 }
 
-static bool has_two_nodes(void)
+/* Is the number in a file that has a list like 0-1,4? */
+static inline bool list_has(const char *path, int number)
 {
-	return !access("/sys/devices/system/node/node1", F_OK);
+	char line[512] = "", *at = line;
+	FILE *f = fopen(path, "r");
+	bool found = false;
+
+	if (!f)
+		return false;
+	if (!fgets(line, sizeof(line), f))
+		line[0] = 0;
+	fclose(f);
+	for (char *end; *at && !found; at = *end ? end + 1 : end) {
+		long from = strtol(at, &end, 10), to = from;
+
+		/* An empty list. */
+		if (end == at)
+			break;
+		if (*end == '-')
+			to = strtol(end + 1, &end, 10);
+		found = from <= number && number <= to;
+	}
+	return found;
+}
+
+#ifndef MPOL_F_MEMS_ALLOWED
+#define MPOL_F_MEMS_ALLOWED 4
+#endif
+
+/* Two with memory that our cpuset allows: nodes 0 and 1. */
+static inline bool has_two_nodes(void)
+{
+	unsigned long allowed[1024 / 8 / sizeof(long)] = {};
+
+	if (syscall(SYS_get_mempolicy, NULL, allowed, 1024, NULL, MPOL_F_MEMS_ALLOWED))
+		return false;
+	return (allowed[0] & 3) == 3 &&
+	       list_has("/sys/devices/system/node/has_memory", 0) &&
+	       list_has("/sys/devices/system/node/has_memory", 1);
 }
 
 #ifndef MPOL_MF_MOVE
@@ -468,11 +522,11 @@ static bool has_two_nodes(void)
  * To the other node: only a page that nobody holds can go there. One that is about
  * to enter the LRU lists can't, so not always at the first try.
  */
-static bool can_move(pid_t pid, void *page)
+static inline bool can_move(pid_t pid, void *page)
 {
 	int was, is, wanted;
 
-	if (syscall(SYS_move_pages, pid, 1, &page, NULL, &was, 0))
+	if (syscall(SYS_move_pages, pid, 1, &page, NULL, &was, 0) || was < 0)
 		return false;
 	wanted = !was;
 	for (int i = 0; i < 20; i++)

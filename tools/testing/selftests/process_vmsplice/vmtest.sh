@@ -151,7 +151,8 @@ build_abi() {
 	mkdir -p "$out"
 	echo "${cross}gcc $*" >"$out/compiler"
 	make -s -C "$here" OUTPUT="$out" ARCH="$karch" CC="${cross}gcc $*" LDFLAGS=-static \
-		KHDR_INCLUDES="-isystem $headers/include" "$out/init" "$out/misbehave" all
+		COMPAT_ABI= KHDR_INCLUDES="-isystem $headers/include" \
+		"$out/init" "$out/misbehave" all
 }
 
 build_tests() {
@@ -204,15 +205,19 @@ has_option() {
 
 # Sets command to what boots the kernel with the words of a command line. An
 # architecture that is not a machine has its own. If it says of what kind, there are two
-# ports, and what goes out at the first comes in at the second.
+# ports, which the tests know by their names: what goes out at the first comes in at the
+# second.
 set_command() {
+	local port=name=org.kernel.process_vmsplice
+
 	# shellcheck disable=SC2206 # words of a command line
 	command=($QEMU -accel "${ACCEL:-tcg}" -m "$memory" -smp "$cpus"
 		-nographic -nodefaults -no-reboot -serial stdio $machine_options
 		${PORTS:+-device $PORTS}
 		${PORTS:+-chardev socket,id=out,path=port,server=on,wait=off}
 		${PORTS:+-chardev socket,id=in,path=port}
-		${PORTS:+-device virtserialport,chardev=out -device virtserialport,chardev=in}
+		${PORTS:+-device virtserialport,chardev=out,$port.out}
+		${PORTS:+-device virtserialport,chardev=in,$port.in}
 		-kernel "$build_dir/$KERNEL_IMAGE"
 		-initrd "$run_dir/initramfs.cpio" -append "$*")
 }

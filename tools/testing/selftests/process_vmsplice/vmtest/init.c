@@ -166,6 +166,8 @@ int main(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	setenv("PATH", "/bin", 1);
 	setenv("HOME", "/tmp", 1);
+	/* For tests that change what only a reboot undoes. */
+	setenv("VMTEST_GUEST", "1", 1);
 	mount_filesystems();
 	programs = fopen("/programs", "re");
 	if (programs)
