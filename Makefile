@@ -46,6 +46,10 @@ coverage:
 mutants:
 	@scripts/mutants
 
+## make places      the selftests where they may do harm: as on somebody's machine
+places:
+	@scripts/test-places
+
 ## make neighbours  the kernel's own tests of what the series touches, with it and without
 neighbours:
 	@scripts/neighbours
@@ -123,5 +127,5 @@ criu-refresh:
 ## are kept).
 
 .PHONY: help demo check check-all check-headers check-builds test coverage mutants \
-	neighbours lint bench bench-folios tree refresh series man-patch \
+	neighbours places lint bench bench-folios tree refresh series man-patch \
 	check-commits fetch clean criu-check criu-measure criu-tree criu-refresh

@@ -902,6 +902,7 @@ static bool mount_fuse(void)
 	if (fd < 0)
 		return false;
 	close(fd);
+	note_fuse(fuse.path);
 	return !mount("process_vmsplice", fuse.path, "fuse", MS_NODEV | MS_NOSUID, options);
 }
 

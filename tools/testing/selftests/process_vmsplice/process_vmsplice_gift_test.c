@@ -168,6 +168,7 @@ static bool mount_fuse(int dev, char *path, size_t size)
 	if (fd < 0)
 		return false;
 	close(fd);
+	note_fuse(path);
 	return !mount("process_vmsplice", path, "fuse", MS_NODEV | MS_NOSUID, options);
 }
 

@@ -1304,11 +1304,13 @@ TEST_F_TIMEOUT(going, killed_during_a_fault, TIMEOUT)
 #define KILLS 40
 #define LOOKS 1000
 
-static void map_changing_target(unsigned char *large)
+static void map_changing_target(unsigned char *large, int ready)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	let_all_call();
 	memset(large, 1, LARGE);
+	if (write(ready, "", 1) != 1)
+		_exit(1);
 	for (;;) {
 		mprotect(large, LARGE, PROT_READ);
 		mprotect(large, LARGE, PROT_READ | PROT_WRITE);
@@ -1344,15 +1346,18 @@ TEST_F_TIMEOUT(going, caller_killed_while_the_map_is_locked, TIMEOUT)
 	struct iovec iov = { self->mem, page_size };
 	unsigned char *large = mmap(NULL, LARGE, PROT_READ | PROT_WRITE,
 				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	int waiting = 0;
+	int waiting = 0, p[2];
+	char byte;
 
 	ASSERT_TRUE(large != MAP_FAILED);
+	ASSERT_EQ(0, pipe(p));
 	madvise(large, LARGE, MADV_NOHUGEPAGE);
 	set_pattern(self->mem, 0, page_size, 0);
 	self->pid = fork();
 	if (!self->pid)
-		map_changing_target(large);
+		map_changing_target(large, p[1]);
 	ASSERT_LT(0, self->pid);
+	ASSERT_EQ(1, read(p[0], &byte, 1));
 	for (int i = 0; i < KILLS; i++) {
 		pid_t caller = fork();
 		int status, left;
