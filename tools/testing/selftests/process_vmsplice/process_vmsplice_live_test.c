@@ -55,16 +55,11 @@ static bool next_fault(int uffd)
 	       msg.event == UFFD_EVENT_PAGEFAULT;
 }
 
-/* userfaultfd answers poll() only if reads would not block. */
 static bool no_fault_so_far(int uffd)
 {
 	struct pollfd faults = { uffd, POLLIN, 0 };
-	bool none;
 
-	fcntl(uffd, F_SETFL, O_NONBLOCK);
-	none = poll(&faults, 1, 0) == 0;
-	fcntl(uffd, F_SETFL, 0);
-	return none;
+	return poll(&faults, 1, 0) == 0;
 }
 
 static bool resolve_page(int uffd, unsigned char *mem, size_t page)
