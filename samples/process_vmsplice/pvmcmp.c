@@ -1,130 +1,259 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pvmcmp - compare an image that pvmdump made with the memory of the process
+ * pvmcmp - compare a core file with the memory of the process
  *
  * Reads the memory by way of /proc/PID/mem, which has nothing in common with
- * process_vmsplice(), and checks that no page is missing that the process has touched.
- * The process must not have run since the dump.
+ * process_vmsplice(), and checks that nothing is missing that belongs into a core file.
+ * What the process has not touched has to be zeroes. It must not have run since the dump.
  */
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+#include <elf.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include "memmap.h"
+#include "pvmdump.h"
 
-#define TRAILER "pvmdump-index %016llx"
-#define TRAILER_LEN 31
 #define CHUNK 1048576
 
-static void seek_index(FILE *image)
-{
-	char line[TRAILER_LEN + 1] = "";
+struct part {
+	struct range range;
 	unsigned long long offset;
+};
 
-	if (fseeko(image, -TRAILER_LEN, SEEK_END) ||
-	    fread(line, 1, TRAILER_LEN, image) != TRAILER_LEN ||
-	    sscanf(line, TRAILER, &offset) != 1 || fseeko(image, offset, SEEK_SET))
-		errx(2, "the image has no index: it is not complete");
+/**
+ * struct image - the core file
+ * @fd: it
+ * @wide: ELFCLASS64
+ * @segments: those that have data in it
+ * @nr: how many
+ */
+struct image {
+	int fd;
+	bool wide;
+	struct part *segments;
+	size_t nr;
+};
+
+static void read_fully(int fd, void *buf, size_t len, unsigned long long at)
+{
+	ssize_t n = pread(fd, buf, len, at);
+
+	if (n < 0)
+		err(2, "the core file at %llx", at);
+	if (n != (ssize_t)len)
+		errx(2, "the core file is not complete: it ends before %llx", at + len);
 }
 
-static void read_fully(int fd, char *buf, size_t len, unsigned long long at,
-		       const char *what)
+static void add_segment(struct image *image, unsigned long long start,
+			unsigned long long offset, unsigned long long size)
 {
-	while (len) {
-		ssize_t n = pread(fd, buf, len, at);
+	struct stat st;
 
-		if (n < 0)
-			err(2, "%s at %llx", what, at);
+	if (fstat(image->fd, &st) || offset + size > (unsigned long long)st.st_size)
+		errx(2, "the core file is not complete: it ends before %llx", offset + size);
+	image->segments = grow(image->segments, image->nr, sizeof(*image->segments));
+	image->segments[image->nr++] = (struct segment){ { start, start + size }, offset };
+}
+
+/* More segments than e_phnum can count are counted in section 0. */
+static size_t count_segments(struct image *image, unsigned int phnum, unsigned long long shoff)
+{
+	Elf64_Shdr wide;
+	Elf32_Shdr narrow;
+
+	if (phnum != PN_XNUM)
+		return phnum;
+	if (image->wide)
+		read_fully(image->fd, &wide, sizeof(wide), shoff);
+	else
+		read_fully(image->fd, &narrow, sizeof(narrow), shoff);
+	return image->wide ? wide.sh_info : narrow.sh_info;
+}
+
+static void read_segments64(struct image *image)
+{
+	Elf64_Ehdr e;
+	Elf64_Phdr p;
+	size_t nr;
+
+	read_fully(image->fd, &e, sizeof(e), 0);
+	nr = count_segments(image, e.e_phnum, e.e_shoff);
+	for (size_t i = 0; i < nr; i++) {
+		read_fully(image->fd, &p, sizeof(p), e.e_phoff + i * sizeof(p));
+		if (p.p_type == PT_LOAD && p.p_filesz)
+			add_segment(image, p.p_vaddr, p.p_offset, p.p_filesz);
+	}
+}
+
+static void read_segments32(struct image *image)
+{
+	Elf32_Ehdr e;
+	Elf32_Phdr p;
+	size_t nr;
+
+	read_fully(image->fd, &e, sizeof(e), 0);
+	nr = count_segments(image, e.e_phnum, e.e_shoff);
+	for (size_t i = 0; i < nr; i++) {
+		read_fully(image->fd, &p, sizeof(p), e.e_phoff + i * sizeof(p));
+		if (p.p_type == PT_LOAD && p.p_filesz)
+			add_segment(image, p.p_vaddr, p.p_offset, p.p_filesz);
+	}
+}
+
+static void read_image(struct image *image, const char *name)
+{
+	unsigned char ident[EI_NIDENT];
+
+	image->fd = open(name, O_RDONLY);
+	if (image->fd < 0)
+		err(2, "%s", name);
+	read_fully(image->fd, ident, sizeof(ident), 0);
+	if (memcmp(ident, ELFMAG, SELFMAG))
+		errx(2, "%s is not a core file", name);
+	image->wide = ident[EI_CLASS] == ELFCLASS64;
+	if (image->wide)
+		read_segments64(image);
+	else
+		read_segments32(image);
+}
+
+/* The memory; where none can be read, what pvmdump puts there. */
+static void read_memory(int mem, char *buf, size_t len, unsigned long long at)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+
+	while (len) {
+		ssize_t n = pread(mem, buf, len, at);
+
 		if (!n)
-			errx(2, "%s ends at %llx", what, at);
+			errx(2, "the process has ended");
+		if (n < 0) {
+			n = page - at % page;
+			memset(buf, 0, n);
+		}
 		buf += n;
 		len -= n;
 		at += n;
 	}
 }
 
-/* Ends the program at the first address that differs. */
-static void compare(int image, int mem, struct range r, unsigned long long offset)
+/* Ends the program at the first address that differs; without mem, from zero. */
+static void compare(const struct image *image, const struct part *s, int mem, struct range r)
 {
 	static char a[CHUNK], b[CHUNK];
 
 	while (r.start < r.end) {
 		size_t len = r.end - r.start < CHUNK ? r.end - r.start : CHUNK;
 
-		read_fully(image, a, len, offset, "the image");
-		read_fully(mem, b, len, r.start, "the memory");
+		read_fully(image->fd, a, len, s->offset + (r.start - s->range.start));
+		if (mem >= 0)
+			read_memory(mem, b, len, r.start);
+		else
+			memset(b, 0, len);
 		for (size_t i = 0; memcmp(a, b, len) && i < len; i++)
 			if (a[i] != b[i])
-				errx(1, "DIFFERENT: first at address %llx: image %02x, memory %02x",
+				errx(1, "DIFFERENT: first at address %llx: core file %02x, memory %02x",
 				     r.start + i, a[i] & 0xff, b[i] & 0xff);
 		r.start += len;
-		offset += len;
 	}
 }
 
-/* Ends the program if a touched page is in none of the ranges, which are in order. */
-static void check_complete(pid_t pid, const struct ranges *covered)
+/* All content of the process, in order. */
+static struct ranges find_content(pid_t pid, bool all)
 {
-	struct memmap map;
-	size_t c = 0;
+	struct ranges list = {};
+	struct memmap map = {};
 
-	if (memmap_read(&map, pid) || !map.has_pagemap)
+	if (memmap_read(&map, pid, all))
 		errx(2, "can't read the maps of process %d", pid);
-	for (size_t i = 0; i < map.touched.nr; i++) {
-		unsigned long long at = map.touched.at[i].start;
+	for (size_t i = 0; i < map.nr; i++) {
+		const struct ranges *content = &map.mappings[i].content;
 
-		while (at < map.touched.at[i].end) {
-			while (c < covered->nr && covered->at[c].end <= at)
-				c++;
-			if (c == covered->nr || covered->at[c].start > at)
-				errx(1, "MISSING: address %llx is not in the image",
-				     at);
-			at = covered->at[c].end;
+		for (size_t j = 0; j < content->nr; j++)
+			ranges_add(&list, content->at[j].start, content->at[j].end);
+	}
+	return list;
+}
+
+/* What has content is compared with the memory, which reading the rest would change. */
+static unsigned long long compare_segment(const struct image *image, const struct part *s,
+					  int mem, const struct ranges *content)
+{
+	unsigned long long at = s->range.start, bytes = 0;
+	size_t i = 0, high = content->nr;
+
+	while (i < high) {
+		size_t middle = (i + high) / 2;
+
+		if (content->at[middle].end > at)
+			high = middle;
+		else
+			i = middle + 1;
+	}
+	while (at < s->range.end) {
+		bool more = i < content->nr && content->at[i].start < s->range.end;
+		bool inside = more && content->at[i].start <= at;
+		unsigned long long end = !more ? s->range.end : inside ? content->at[i].end :
+					 content->at[i].start;
+
+		if (end > s->range.end)
+			end = s->range.end;
+		compare(image, s, inside ? mem : -1, (struct range){ at, end });
+		bytes += inside ? end - at : 0;
+		i += inside && end == content->at[i].end;
+		at = end;
+	}
+	return bytes;
+}
+
+/* Ends the program if something is in no segment; both are in order. */
+static void check_complete(const struct image *image, const struct ranges *content)
+{
+	size_t s = 0;
+
+	for (size_t i = 0; i < content->nr; i++) {
+		unsigned long long at = content->at[i].start;
+
+		while (at < content->at[i].end) {
+			while (s < image->nr && image->segments[s].range.end <= at)
+				s++;
+			if (s == image->nr || image->segments[s].range.start > at)
+				errx(1, "MISSING: address %llx is not in the core file", at);
+			at = image->segments[s].range.end;
 		}
 	}
-	memmap_free(&map);
 }
 
 int main(int argc, char **argv)
 {
-	char path[64], *line = NULL;
-	struct ranges covered = {};
+	bool all = argc > 1 && (!strcmp(argv[1], "-a") || !strcmp(argv[1], "--all"));
 	unsigned long long bytes = 0;
-	size_t size = 0;
-	FILE *image;
-	pid_t pid;
+	struct ranges content, wanted;
+	struct image image = {};
+	pid_t pid = 0;
 	int mem;
 
-	pid = argc == 3 ? parse_pid(argv[1]) : 0;
+	if (argc - all == 3)
+		pid = parse_pid(argv[1 + all]);
 	if (!pid)
-		errx(2, "usage: pvmcmp PID IMAGE");
-	image = fopen(argv[2], "r");
-	if (!image)
-		err(2, "%s", argv[2]);
-	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
-	mem = open(path, O_RDONLY);
+		errx(2, "usage: pvmcmp [--all] PID CORE");
+	read_image(&image, argv[2 + all]);
+	pid = find_thread(pid);
+	mem = open_proc(pid, "mem");
 	if (mem < 0)
-		err(2, "%s", path);
-
-	seek_index(image);
-	while (getline(&line, &size, image) > 0) {
-		unsigned long long offset;
-		struct range r;
-
-		if (line[0] == 'X')
-			errx(1, "NOT READ when it was dumped: %s", line + 2);
-		if (sscanf(line, "D %llx %llx %llx", &r.start,
-			   &r.end, &offset) != 3)
-			continue;
-		compare(fileno(image), mem, r, offset);
-		ranges_add(&covered, r.start, r.end);
-		bytes += r.end - r.start;
-	}
-	check_complete(pid, &covered);
-	printf("identical: %llu bytes in %zu ranges\n", bytes, covered.nr);
+		err(2, "process %s", argv[1 + all]);
+	content = find_content(pid, true);
+	wanted = all ? content : find_content(pid, false);
+	check_complete(&image, &wanted);
+	for (size_t i = 0; i < image.nr; i++)
+		bytes += compare_segment(&image, &image.segments[i], mem, &content);
+	printf("identical: %llu bytes in %zu ranges\n", bytes, wanted.nr);
 	return 0;
 }

@@ -1,42 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pvmdump - dump the memory of a live process with process_vmsplice()
+ * pvmdump - write a core file of a live process with process_vmsplice()
  *
- * The pages go from the process into a pipe and from there, with splice(), to a file,
- * to standard output or to a TCP connection; no byte of them is ever in this program.
- *
- * The image is the data, then an index as text, then a last line of 31 bytes that says
- * where the index starts. All numbers are hexadecimal. The index has the lines
- *	M start end perms name		a readable mapping
- *	D start end offset		data of these addresses, at offset of the image
- *	X start end			could not be read
- *	pvmdump-index offset		the last line
- * An image without the last line is not complete.
+ * The memory goes from the process into a pipe and from there, with splice(), to a file,
+ * to standard output or to a TCP connection; no byte of it is ever in this program, but
+ * for what the process itself may not read, which only /proc/PID/mem gives.
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
-#include <dirent.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
-#include <netdb.h>
-#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/ptrace.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "memmap.h"
+#include "pvmdump.h"
 
 #ifndef __NR_process_vmsplice
 #ifdef __alpha__
@@ -49,41 +34,43 @@
 #ifndef PROCESS_VMSPLICE_PIDFD
 #define PROCESS_VMSPLICE_PIDFD 0x10000U
 #endif
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD O_EXCL
+#endif
 
-/* As many segments as one call takes (UIO_MAXIOV). */
-#define MAX_SEGMENTS 1024
-/* What an ordinary user may have; fs.pipe-max-size. */
+/* What an ordinary user may have, fs.pipe-max-size, and its slots: no call takes more. */
 #define PIPE_BYTES 1048576
-
-struct data {
-	struct range range;
-	unsigned long long offset;
-};
+#define MAX_SEGMENTS 256
 
 /**
  * struct dump - a dump under way
- * @pid: the process, as /proc and messages know it
- * @pidfd: the process; opened before anything is read of it, so that all that is
- *	dumped is of the process whose maps were read
- * @out: where the image goes; anything that splice() can write to
- * @pipe: between the two
- * @offset: bytes written to @out
- * @total: bytes that there are, if nothing vanishes
- * @data: what was dumped, and where it is in the image
- * @unreadable: what was not
- * @calls: how many calls of process_vmsplice() it took
- * @started: for the progress
- * @shown: when progress was shown last, or -1 not to show it
+ * @pid: the process
+ * @tid: a thread of it that has not ended
+ * @id: what the calls know that by, as @flags say: a pidfd, or @tid
+ * @mem: its /proc/TID/mem, opened before anything is read of it: belongs to its memory
+ *	as it was then, and ends when the process does, or becomes another program
+ * @pipe: between the process and the output
+ * @copy: with process_vm_readv()
+ * @at: how far it is in the content, of which @next is the range under way
+ * @lost: what could not be read
+ * @calls: how many calls it took
+ * @started, @held: when, and for how long the process was stopped
  */
 struct dump {
-	pid_t pid;
-	int pidfd, out, pipe[2];
-	unsigned long long offset, total;
-	struct data *data;
-	size_t nr_data;
-	struct ranges unreadable;
+	pid_t pid, tid;
+	int id, mem, pipe[2];
+	unsigned int flags;
+	bool stop, all, quiet, copy;
+	unsigned int timeout;
+	struct output out;
+	struct core core;
+	struct memmap map;
+	struct threads threads;
+	size_t nr_threads, no_registers, next;
+	unsigned long long at;
+	struct ranges lost;
 	unsigned long calls;
-	double started, shown;
+	double started, held;
 };
 
 static ssize_t process_vmsplice(pid_t pid, int fd, const struct iovec *iov,
@@ -92,468 +79,362 @@ static ssize_t process_vmsplice(pid_t pid, int fd, const struct iovec *iov,
 	return syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
 }
 
-static double now(void)
+/* Progress, for people. */
+
+static double shown = -1;
+
+static bool time_to_show(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec + ts.tv_nsec / 1e9;
-}
-
-static void show_progress(struct dump *d, bool last)
-{
-	double t = now(), mib = d->offset / 1048576.0, took = t - d->started;
-
-	if (d->shown < 0 || (!last && t - d->shown < 0.1))
-		return;
-	d->shown = t;
-	fprintf(stderr, "\r%.0f of %.0f MiB, %.0f MiB/s%s", mib,
-		d->total / 1048576.0, took > 0 ? mib / took : 0,
-		last ? "\n" : "");
-}
-
-/* Holding the process. */
-
-static pid_t *threads;
-static size_t nr_threads;
-
-static bool is_held(pid_t tid)
-{
-	for (size_t i = 0; i < nr_threads; i++)
-		if (threads[i] == tid)
-			return true;
-	return false;
-}
-
-/*
- * Stop a thread with ptrace: if this program ends, however it does, the kernel lets the
- * thread go on. False if the thread has ended meanwhile.
- */
-static bool hold_thread(pid_t tid)
-{
-	int status;
-
-	if (ptrace(PTRACE_SEIZE, tid, NULL, NULL)) {
-		if (errno == ESRCH)
-			return false;
-		err(EXIT_FAILURE, "can't stop thread %d (is a debugger attached?)",
-		    tid);
-	}
-	/* If that fails, it has ended, which the wait is told. */
-	ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
-	for (;;) {
-		if (waitpid(tid, &status, __WALL) != tid || !WIFSTOPPED(status))
-			return false;
-		if (status >> 16 == PTRACE_EVENT_STOP)
-			break;
-		/* A signal came first: the thread takes it when it goes on. */
-		ptrace(PTRACE_CONT, tid, NULL, (void *)(long)WSTOPSIG(status));
-	}
-	threads = reallocarray(threads, nr_threads + 1, sizeof(*threads));
-	if (!threads)
-		err(EXIT_FAILURE, "out of memory");
-	threads[nr_threads++] = tid;
+	if (shown < 0 || now() - shown < 0.1)
+		return false;
+	shown = now();
 	return true;
 }
 
-/* Threads may start others until the last of them is held. */
-static void hold_process(pid_t pid)
+static void show_search(const struct memmap *map, size_t done)
 {
-	bool found_more = true;
-	struct dirent *entry;
-	char path[64];
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	while (found_more) {
-		found_more = false;
-		dir = opendir(path);
-		if (!dir)
-			errx(EXIT_FAILURE, "process %d: no such process", pid);
-		while ((entry = readdir(dir))) {
-			pid_t tid = parse_pid(entry->d_name);
-
-			if (tid && !is_held(tid) && hold_thread(tid))
-				found_more = true;
-		}
-		closedir(dir);
-	}
-	if (!nr_threads)
-		errx(EXIT_FAILURE, "process %d: no such process", pid);
+	if (time_to_show())
+		fprintf(stderr, "\rlooking for what there is: %zu of %zu mappings, %llu MiB ",
+			done, map->nr, map->bytes >> 20);
 }
 
-static void release_process(void)
+static void show_copy(const struct dump *d, bool last)
 {
-	for (size_t i = 0; i < nr_threads; i++)
-		ptrace(PTRACE_DETACH, threads[i], NULL, NULL);
-	nr_threads = 0;
+	double t = now() - d->started;
+
+	if (time_to_show() || (shown >= 0 && last))
+		fprintf(stderr, "\r%llu of %llu MiB, %.0f MiB/s%40s%s", d->out.offset >> 20,
+			d->core.size >> 20, t > 0 ? d->out.offset / 1048576.0 / t : 0,
+			"", last ? "\n" : "");
 }
 
-/* The dump itself. */
+/* Moving memory. */
 
-static void record_data(struct dump *d, unsigned long long start, unsigned long long len)
+static void __attribute__((noreturn)) die_of_end(const struct dump *d)
 {
-	struct data *last = d->nr_data ? &d->data[d->nr_data - 1] : NULL;
-
-	if (last && last->range.end == start) {
-		last->range.end += len;
-		return;
-	}
-	d->data = reallocarray(d->data, d->nr_data + 1, sizeof(*d->data));
-	if (!d->data)
-		err(EXIT_FAILURE, "out of memory");
-	d->data[d->nr_data++] = (struct data){
-		.range = { start, start + len }, .offset = d->offset,
-	};
+	errx(EXIT_FAILURE, "process %d has ended, or has become another program, in the middle of the dump",
+	     d->pid);
 }
 
-static void splice_out(struct dump *d, size_t len)
+static void open_target(struct dump *d)
 {
-	while (len) {
-		ssize_t n = splice(d->pipe[0], NULL, d->out, NULL, len,
-				   SPLICE_F_MORE);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno == EINVAL)
-			errx(EXIT_FAILURE, "the output does not take splice()");
-		if (n <= 0)
-			err(EXIT_FAILURE, "can't write the image");
-		len -= n;
+	d->tid = find_thread(d->pid);
+	if (!d->tid)
+		die_of_end(d);
+	d->flags = PROCESS_VMSPLICE_PIDFD;
+	d->id = syscall(SYS_pidfd_open, d->tid, d->tid == d->pid ? 0 : PIDFD_THREAD);
+	if (d->id < 0) {
+		d->id = d->tid;
+		d->flags = 0;
 	}
 }
 
-/* Take len bytes off the front of the segments, which hold at least as many. */
-static void advance(struct dump *d, struct iovec **iov, size_t *nr, size_t len)
+/* As much of the content as one call can take; nothing, if this program is of 32 bits. */
+static size_t gather(const struct dump *d, struct iovec *iov)
 {
-	while (len) {
-		size_t n = len < (*iov)->iov_len ? len : (*iov)->iov_len;
-
-		record_data(d, (unsigned long)(*iov)->iov_base, n);
-		d->offset += n;
-		len -= n;
-		(*iov)->iov_base = (char *)(*iov)->iov_base + n;
-		(*iov)->iov_len -= n;
-		if (!(*iov)->iov_len) {
-			(*iov)++;
-			(*nr)--;
-		}
-	}
-}
-
-/* The page at the front can't be read: what was there has gone, or never could be. */
-static void skip_page(struct dump *d, struct iovec **iov, size_t *nr)
-{
-	unsigned long long start = (unsigned long)(*iov)->iov_base;
-	size_t page = sysconf(_SC_PAGESIZE);
-	size_t len = page - start % page;
-
-	if (len > (*iov)->iov_len)
-		len = (*iov)->iov_len;
-	ranges_add(&d->unreadable, start, start + len);
-	(*iov)->iov_base = (char *)(*iov)->iov_base + len;
-	(*iov)->iov_len -= len;
-	if (!(*iov)->iov_len) {
-		(*iov)++;
-		(*nr)--;
-	}
-}
-
-static const char *explain(int error)
-{
-	switch (error) {
-	case ENOSYS:
-		return "this kernel has no process_vmsplice()";
-	case ESRCH:
-	case ENOENT:
-		return "no such process";
-	case EINVAL:
-		return "that is a thread, not a process";
-	case EPERM:
-	case EACCES:
-		return "not permitted: that takes the right to trace it, ptrace(2)";
-	default:
-		return strerror(error);
-	}
-}
-
-static void dump_segments(struct dump *d, struct iovec *iov, size_t nr)
-{
-	while (nr) {
-		ssize_t n = process_vmsplice(d->pidfd, d->pipe[1], iov, nr,
-					     PROCESS_VMSPLICE_PIDFD);
-
-		d->calls++;
-		if (n > 0) {
-			advance(d, &iov, &nr, n);
-			splice_out(d, n);
-		} else if (errno == EFAULT) {
-			skip_page(d, &iov, &nr);
-		} else if (errno != EINTR) {
-			errx(EXIT_FAILURE, "process %d: %s", d->pid,
-			     explain(errno));
-		}
-		show_progress(d, false);
-	}
-}
-
-static void dump_ranges(struct dump *d, const struct ranges *ranges)
-{
-	static struct iovec iov[MAX_SEGMENTS];
+	unsigned long long at = d->at;
 	size_t nr = 0;
 
-	for (size_t i = 0; i < ranges->nr; i++) {
-		const struct range *r = &ranges->at[i];
+	for (size_t i = d->next; i < d->core.content.nr && nr < MAX_SEGMENTS; i++, nr++) {
+		const struct range *r = &d->core.content.at[i];
 
+		if (nr)
+			at = r->start;
 		if (r->end - 1 > ULONG_MAX)
-			errx(EXIT_FAILURE, "a 64-bit process takes a 64-bit pvmdump");
-		iov[nr++] = (struct iovec){
-			.iov_base = (void *)(unsigned long)r->start,
-			.iov_len = r->end - r->start,
-		};
-		if (nr == MAX_SEGMENTS || i == ranges->nr - 1) {
-			dump_segments(d, iov, nr);
-			nr = 0;
+			break;
+		iov[nr].iov_base = (void *)(unsigned long)at;
+		iov[nr].iov_len = r->end - at;
+	}
+	return nr;
+}
+
+static char data[PIPE_BYTES];
+
+static ssize_t move(struct dump *d, const struct iovec *iov, size_t nr)
+{
+	struct iovec local = { data, sizeof(data) };
+	ssize_t n;
+
+	d->calls++;
+	if (d->copy)
+		n = process_vm_readv(d->tid, &local, 1, iov, nr, 0);
+	else
+		n = process_vmsplice(d->id, d->pipe[1], iov, nr, d->flags);
+	if (n < 0)
+		return -errno;
+	if (d->copy)
+		output_write(&d->out, data, n);
+	else
+		output_splice(&d->out, d->pipe[0], n);
+	return n;
+}
+
+/* What the process may not read; or what nobody can, which has gone since it was found. */
+static ssize_t move_hidden(struct dump *d)
+{
+	unsigned long long end = d->core.content.at[d->next].end;
+	size_t page = sysconf(_SC_PAGESIZE);
+	size_t len = end - d->at < sizeof(data) ? end - d->at : sizeof(data);
+	ssize_t n = pread(d->mem, data, len, d->at);
+
+	if (!n)
+		die_of_end(d);
+	if (n < 0) {
+		n = page - d->at % page;
+		ranges_add(&d->lost, d->at, d->at + n);
+		memset(data, 0, n);
+	}
+	output_write(&d->out, data, n);
+	return n;
+}
+
+static void advance(struct dump *d, size_t len)
+{
+	const struct ranges *content = &d->core.content;
+
+	while (len) {
+		unsigned long long left = content->at[d->next].end - d->at;
+
+		if (len < left) {
+			d->at += len;
+			return;
 		}
+		len -= left;
+		if (++d->next < content->nr)
+			d->at = content->at[d->next].start;
 	}
 }
 
-static void write_index(const struct dump *d, const struct memmap *map)
+static void move_content(struct dump *d)
 {
-	char *text = NULL;
-	size_t size = 0, done = 0;
-	FILE *f = open_memstream(&text, &size);
+	static struct iovec iov[MAX_SEGMENTS];
 
-	if (!f)
-		err(EXIT_FAILURE, "out of memory");
-	for (size_t i = 0; i < map->nr_mappings; i++) {
-		const struct mapping *m = &map->mappings[i];
+	d->at = d->core.content.nr ? d->core.content.at[0].start : 0;
+	while (d->next < d->core.content.nr) {
+		size_t nr = gather(d, iov);
+		ssize_t n = nr ? move(d, iov, nr) : -EFAULT;
 
-		fprintf(f, "M %llx %llx %s %s\n", m->range.start,
-			m->range.end, m->perms, m->name);
+		if (n == -EFAULT || n == -EIO)
+			n = move_hidden(d);
+		if (n == -ESRCH)
+			open_target(d);	/* this thread has ended, perhaps not the last one */
+		else if (n < 0 && n != -EINTR)
+			errx(EXIT_FAILURE, "process %d: %s", d->pid, strerror(-n));
+		if (n > 0)
+			advance(d, n);
+		show_copy(d, false);
 	}
-	for (size_t i = 0; i < d->nr_data; i++)
-		fprintf(f, "D %llx %llx %llx\n",
-			d->data[i].range.start, d->data[i].range.end,
-			d->data[i].offset);
-	for (size_t i = 0; i < d->unreadable.nr; i++)
-		fprintf(f, "X %llx %llx\n",
-			d->unreadable.at[i].start, d->unreadable.at[i].end);
-	fprintf(f, "pvmdump-index %016llx\n", d->offset);
-	if (fclose(f))
-		err(EXIT_FAILURE, "out of memory");
-	while (done < size) {
-		ssize_t n = write(d->out, text + done, size - done);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			err(EXIT_FAILURE, "can't write the index");
-		done += n;
-	}
-	free(text);
 }
 
-/*
- * Shared pages are live until they are read: with a pipe or a connection, the image is
- * what it should be only when the other side has taken all of it. A peer says so by
- * closing the connection.
- */
-static void wait_until_taken(int out)
+/* Addresses of an old program mean nothing in a new one. */
+static void check_same(const struct dump *d)
 {
-	struct pollfd pollfd = { .fd = out };
 	char byte;
-	int left;
 
-	if (!shutdown(out, SHUT_WR)) {
-		while (read(out, &byte, 1) > 0)
-			;
-		return;
-	}
-	while (!ioctl(out, FIONREAD, &left) && left) {
-		if (poll(&pollfd, 1, 1) > 0 && (pollfd.revents & POLLERR))
-			errx(EXIT_FAILURE, "the reader has left");
-	}
+	if (!pread(d->mem, &byte, 1, d->map.mappings[0].range.start))
+		die_of_end(d);
 }
 
-/* HOST:PORT or [ADDRESS]:PORT, or NULL if the name is that of a file. */
-static char *split_host(const char *name, const char **port)
-{
-	const char *colon = strrchr(name, ':');
-	size_t len;
+/* The steps. */
 
-	if (!colon || strchr(name, '/') || !colon[1] ||
-	    strspn(colon + 1, "0123456789") != strlen(colon + 1))
-		return NULL;
-	*port = colon + 1;
-	len = colon - name;
-	if (len > 1 && name[0] == '[' && colon[-1] == ']') {
-		name++;
-		len -= 2;
-	}
-	return strndup(name, len);
+static void hold(struct dump *d)
+{
+	double started = now();
+
+	alarm(d->timeout);
+	if (hold_process(&d->threads, d->pid, d->stop))
+		d->no_registers = core_add_threads(&d->core, d->pid, &d->threads);
+	else
+		d->no_registers = 1;
+	d->nr_threads = d->threads.nr;
+	d->held = started;
 }
 
-static int connect_to(const char *host, const char *port)
+static void release(struct dump *d)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list, *a;
-	int ret, fd = -1;
+	release_process(&d->threads);
+	alarm(0);
+	d->held = now() - d->held;
+}
 
-	ret = getaddrinfo(host, port, &hints, &list);
-	if (ret)
-		errx(EXIT_FAILURE, "%s: %s", host, gai_strerror(ret));
-	for (a = list; a && fd < 0; a = a->ai_next) {
-		fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, 0);
-		if (fd >= 0 && connect(fd, a->ai_addr, a->ai_addrlen)) {
-			ret = errno;
-			close(fd);
-			errno = ret;
-			fd = -1;
+static void run_out_of_time(int signal)
+{
+	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
+
+	(void)signal;
+	if (write(STDERR_FILENO, text, sizeof(text) - 1))
+		raise(SIGTERM);
+}
+
+static void dump(struct dump *d)
+{
+	int ret;
+
+	hold(d);
+	if (!d->stop)
+		release(d);
+	ret = memmap_read(&d->map, d->tid, d->all);
+	if (ret || !d->map.nr)
+		die_of_end(d);
+	core_add_process(&d->core, d->pid, d->tid, &d->map);
+	core_lay_out(&d->core, &d->map);
+	output_write(&d->out, d->core.header.data, d->core.header.len);
+	output_zeroes(&d->out, ZERO_BLOCK);
+	move_content(d);
+	check_same(d);
+	show_copy(d, true);
+	output_finish(&d->out);
+	if (d->stop)
+		release(d);
+	output_close(&d->out);
+}
+
+static void report(const struct dump *d)
+{
+	static const char *const reasons[NR_FATES] = {
+		[LEFT_BY_FILTER] = "by coredump_filter", [LEFT_BY_MADVISE] = "by MADV_DONTDUMP",
+		[LEFT_UNREADABLE] = "as nobody can read it",
+	};
+
+	fprintf(stderr, "pvmdump: %zu mappings, %llu bytes in %zu ranges, %zu threads; held for %.3f of %.3f s\n",
+		d->map.nr, d->map.bytes, d->core.content.nr, d->nr_threads, d->held,
+		now() - d->started);
+	fprintf(stderr, "pvmdump: %lu calls of %s()\n", d->calls,
+		d->copy ? "process_vm_readv" : "process_vmsplice");
+	for (enum fate fate = TAKEN + 1; fate < NR_FATES; fate++) {
+		unsigned long long bytes = 0;
+		size_t nr = 0;
+
+		for (size_t i = 0; i < d->map.nr; i++) {
+			const struct mapping *m = &d->map.mappings[i];
+
+			nr += m->fate == fate;
+			bytes += m->fate == fate ? m->resident : 0;
 		}
+		if (nr)
+			fprintf(stderr, "pvmdump: left out %s: %zu mappings, %llu bytes resident\n",
+				reasons[fate], nr, bytes);
 	}
-	if (fd < 0)
-		err(EXIT_FAILURE, "can't connect to %s, port %s", host, port);
-	freeaddrinfo(list);
-	return fd;
 }
 
-static int open_output(const char *name)
+/* Also when it is to be quiet: what is there is not what it should be. */
+static int report_lack(const struct dump *d)
 {
-	const char *port;
-	char *host;
-	int fd;
-
-	if (!strcmp(name, "-")) {
-		if (isatty(STDOUT_FILENO))
-			errx(EXIT_FAILURE, "standard output is a terminal");
-		return STDOUT_FILENO;
-	}
-	host = split_host(name, &port);
-	if (host) {
-		fd = connect_to(host, port);
-		free(host);
-		return fd;
-	}
-	/* Memory is as private as the process. */
-	fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0)
-		err(EXIT_FAILURE, "%s", name);
-	return fd;
+	for (size_t i = 0; i < d->lost.nr && i < 10; i++)
+		warnx("could not be read: %llx-%llx", d->lost.at[i].start, d->lost.at[i].end);
+	if (d->lost.nr > 10)
+		warnx("could not be read: %zu more", d->lost.nr - 10);
+	if (d->lost.nr)
+		warnx("there are zeroes in the core file for what could not be read");
+	if (d->no_registers && d->nr_threads)
+		warnx("no registers of %zu threads, which can't be woken", d->no_registers);
+	return d->lost.nr || d->no_registers ? EXIT_INCOMPLETE : EXIT_SUCCESS;
 }
 
-static void open_pipe(struct dump *d)
+/* Without segments, the call only says whether there is one. */
+static void choose_call(struct dump *d)
 {
+	if (!d->copy && process_vmsplice(0, -1, NULL, 0, PROCESS_VMSPLICE_PIDFD)) {
+		d->copy = true;
+		if (!d->quiet)
+			warnx("this kernel has no process_vmsplice(): copying with process_vm_readv()");
+	}
+	if (d->copy)
+		return;
 	if (pipe2(d->pipe, O_CLOEXEC))
 		err(EXIT_FAILURE, "pipe");
 	/* If that is not allowed, it just takes more calls. */
 	fcntl(d->pipe[1], F_SETPIPE_SZ, PIPE_BYTES);
 }
 
-static void report(const struct dump *d, const struct memmap *map)
+static int usage(FILE *f, int status)
 {
-	fprintf(stderr, "pvmdump: %zu mappings, %llu bytes in %zu ranges, %lu calls, %.3f s\n",
-		map->nr_mappings, d->offset, d->nr_data, d->calls,
-		now() - d->started);
-	if (map->has_pagemap) {
-		fprintf(stderr, "pvmdump: shared, the process's own: %llu bytes\n",
-			map->exclusive);
-		fprintf(stderr, "pvmdump: copied, others' too: %llu bytes\n",
-			map->bytes - map->exclusive);
-	} else {
-		fprintf(stderr, "pvmdump: no pagemap: pages never touched are in the image, too\n");
-	}
-	for (size_t i = 0; i < d->unreadable.nr; i++)
-		fprintf(stderr, "pvmdump: could not be read: %llx-%llx\n",
-			d->unreadable.at[i].start, d->unreadable.at[i].end);
-}
-
-static void usage(FILE *f)
-{
-	fputs("Usage: pvmdump [--stop] [--quiet] PID FILE|-|HOST:PORT\n"
+	fputs("Usage: pvmdump [OPTION]... PID FILE|-|HOST:PORT\n"
 	      "\n"
-	      "Writes an image of the readable memory of a process, with an index at its end.\n"
-	      "  -s, --stop   hold the process until the image has been taken by whom it goes\n"
-	      "               to, so that it is consistent\n"
-	      "  -q, --quiet  no summary and no progress\n"
-	      "  -h, --help   this text\n", f);
+	      "Writes a core file of a live process, which goes on.\n"
+	      "  -s, --stop             hold it until the core file has been taken by whom it\n"
+	      "                         goes to, so that it is consistent\n"
+	      "  -t, --timeout=SECONDS  let it go after so long, and fail\n"
+	      "  -a, --all              all that can be read, not only what coredump_filter\n"
+	      "                         and MADV_DONTDUMP leave\n"
+	      "  -c, --copy             use process_vm_readv(), as without process_vmsplice()\n"
+	      "  -q, --quiet            no summary and no progress\n"
+	      "  -h, --help             this text\n"
+	      "Exit status: 0, 1 without a core file, 2 if used wrongly, 3 if it lacks something\n", f);
+	return status;
 }
 
-static void dump(struct dump *d, bool stop, bool quiet)
+static unsigned int parse_seconds(const char *text)
 {
-	struct memmap map;
-	int ret;
+	int seconds = parse_pid(text);
 
-	if (stop)
-		hold_process(d->pid);
-	d->started = now();
-	ret = memmap_read(&map, d->pid);
-	if (ret)
-		errx(EXIT_FAILURE, "process %d: %s", d->pid, explain(-ret));
-	if (!map.nr_mappings)
-		errx(EXIT_FAILURE, "process %d has no memory: a kernel thread or a zombie",
-		     d->pid);
-	d->total = map.bytes;
-	dump_ranges(d, &map.touched);
-	show_progress(d, true);
-	write_index(d, &map);
-	if (stop) {
-		wait_until_taken(d->out);
-		release_process();
-	}
-	if (!quiet)
-		report(d, &map);
-	memmap_free(&map);
+	if (!seconds)
+		errx(2, "not a number of seconds: %s", text);
+	return seconds;
 }
 
-int main(int argc, char **argv)
+/* Returns -1, or the status to end with. */
+static int parse_options(struct dump *d, int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "stop", no_argument, NULL, 's' },
+		{ "timeout", required_argument, NULL, 't' },
+		{ "all", no_argument, NULL, 'a' },
+		{ "copy", no_argument, NULL, 'c' },
 		{ "quiet", no_argument, NULL, 'q' },
 		{ "help", no_argument, NULL, 'h' },
 		{}
 	};
-	bool stop = false, quiet = false;
-	struct dump d = { .shown = -1 };
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, "sqh", options, NULL)) != -1) {
+	while ((opt = getopt_long(argc, argv, "st:acqh", options, NULL)) != -1) {
 		switch (opt) {
 		case 's':
-			stop = true;
+			d->stop = true;
+			break;
+		case 't':
+			d->timeout = parse_seconds(optarg);
+			break;
+		case 'a':
+			d->all = true;
+			break;
+		case 'c':
+			d->copy = true;
 			break;
 		case 'q':
-			quiet = true;
+			d->quiet = true;
 			break;
 		case 'h':
-			usage(stdout);
-			return 0;
+			return usage(stdout, 0);
 		default:
-			usage(stderr);
-			return 2;
+			return usage(stderr, 2);
 		}
 	}
-	if (argc - optind != 2) {
-		usage(stderr);
-		return 2;
-	}
+	return argc - optind == 2 ? -1 : usage(stderr, 2);
+}
+
+int main(int argc, char **argv)
+{
+	struct dump d = { .map.progress = show_search };
+	int status = parse_options(&d, argc, argv);
+
+	if (status >= 0)
+		return status;
 	d.pid = parse_pid(argv[optind]);
 	if (!d.pid)
 		errx(2, "not a process id: %s", argv[optind]);
-	/* Without segments, the call only says whether there is one. */
-	if (process_vmsplice(0, -1, NULL, 0, PROCESS_VMSPLICE_PIDFD))
-		errx(EXIT_FAILURE, "%s", explain(errno));
-	if (d.pid == getpid())
-		stop = false;
-	d.pidfd = syscall(SYS_pidfd_open, d.pid, 0);
-	if (d.pidfd < 0)
-		errx(EXIT_FAILURE, "process %d: %s", d.pid, explain(errno));
-	open_pipe(&d);
-	d.out = open_output(argv[optind + 1]);
-	if (!quiet && isatty(STDERR_FILENO))
-		d.shown = 0;
-	dump(&d, stop, quiet);
-	if (close(d.out))
-		err(EXIT_FAILURE, "can't write the image");
-	return 0;
+	d.started = now();
+	check_process(d.pid);
+	open_target(&d);
+	d.mem = open_proc(d.tid, "mem");
+	core_init(&d.core, d.tid);
+	choose_call(&d);
+	signal(SIGALRM, run_out_of_time);
+	output_open(&d.out, argv[optind + 1]);
+	if (!d.quiet && isatty(STDERR_FILENO))
+		shown = 0;
+	dump(&d);
+	if (!d.quiet)
+		report(&d);
+	return report_lack(&d);
 }
