@@ -59,7 +59,7 @@ static void add_segment(struct image *image, unsigned long long start,
 	if (fstat(image->fd, &st) || offset + size > (unsigned long long)st.st_size)
 		errx(2, "the core file is not complete: it ends before %llx", offset + size);
 	image->segments = grow(image->segments, image->nr, sizeof(*image->segments));
-	image->segments[image->nr++] = (struct segment){ { start, start + size }, offset };
+	image->segments[image->nr++] = (struct part){ { start, start + size }, offset };
 }
 
 /* More segments than e_phnum can count are counted in section 0. */
