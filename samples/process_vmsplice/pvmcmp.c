@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -246,6 +247,8 @@ int main(int argc, char **argv)
 		errx(2, "usage: pvmcmp [--all] PID CORE");
 	read_image(&image, argv[2 + all]);
 	pid = find_thread(pid);
+	/* Some kernels let only the tracer read what is not readable; it does not stop. */
+	ptrace(PTRACE_SEIZE, pid, NULL, NULL);
 	mem = open_proc(pid, "mem");
 	if (mem < 0)
 		err(2, "process %s", argv[1 + all]);

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,9 +35,6 @@
 #ifndef PROCESS_VMSPLICE_PIDFD
 #define PROCESS_VMSPLICE_PIDFD 0x10000U
 #endif
-#ifndef PIDFD_THREAD
-#define PIDFD_THREAD O_EXCL
-#endif
 
 /* What an ordinary user may have, fs.pipe-max-size, and its slots: no call takes more. */
 #define PIPE_BYTES 1048576
@@ -53,7 +51,7 @@
  * @copy: with process_vm_readv()
  * @at: how far it is in the content, of which @next is the range under way
  * @lost: what could not be read
- * @calls: how many calls it took
+ * @calls: how many calls it took; @hidden: how many bytes came from @mem
  * @started, @held: when, and for how long the process was stopped
  */
 struct dump {
@@ -69,6 +67,7 @@ struct dump {
 	size_t nr_threads, no_registers, next;
 	unsigned long long at;
 	struct ranges lost;
+	unsigned long long hidden;
 	unsigned long calls;
 	double started, held;
 };
@@ -116,17 +115,35 @@ static void __attribute__((noreturn)) die_of_end(const struct dump *d)
 	     d->pid);
 }
 
+/* Addresses of an old program mean nothing in a new one. */
+static void check_same(const struct dump *d)
+{
+	char byte;
+
+	if (!pread(d->mem, &byte, 1, 0))
+		die_of_end(d);
+}
+
+/* The call takes no pidfd of a thread, and what has ended, if only that, has no memory. */
 static void open_target(struct dump *d)
 {
 	d->tid = find_thread(d->pid);
 	if (!d->tid)
 		die_of_end(d);
-	d->flags = PROCESS_VMSPLICE_PIDFD;
-	d->id = syscall(SYS_pidfd_open, d->tid, d->tid == d->pid ? 0 : PIDFD_THREAD);
-	if (d->id < 0) {
+	d->id = d->tid == d->pid ? syscall(SYS_pidfd_open, d->pid, 0) : -1;
+	d->flags = d->id < 0 ? 0 : PROCESS_VMSPLICE_PIDFD;
+	if (d->id < 0)
 		d->id = d->tid;
-		d->flags = 0;
-	}
+}
+
+/* The thread has ended: perhaps the process has not. */
+static void open_another(struct dump *d)
+{
+	check_same(d);
+	if (d->flags)
+		close(d->id);
+	poll(NULL, 0, 1);
+	open_target(d);
 }
 
 /* As much of the content as one call can take; nothing, if this program is of 32 bits. */
@@ -185,6 +202,7 @@ static ssize_t move_hidden(struct dump *d)
 		memset(data, 0, n);
 	}
 	output_write(&d->out, data, n);
+	d->hidden += n;
 	return n;
 }
 
@@ -217,22 +235,13 @@ static void move_content(struct dump *d)
 		if (n == -EFAULT || n == -EIO)
 			n = move_hidden(d);
 		if (n == -ESRCH)
-			open_target(d);	/* this thread has ended, perhaps not the last one */
+			open_another(d);
 		else if (n < 0 && n != -EINTR)
 			errx(EXIT_FAILURE, "process %d: %s", d->pid, strerror(-n));
 		if (n > 0)
 			advance(d, n);
 		show_copy(d, false);
 	}
-}
-
-/* Addresses of an old program mean nothing in a new one. */
-static void check_same(const struct dump *d)
-{
-	char byte;
-
-	if (!pread(d->mem, &byte, 1, d->map.mappings[0].range.start))
-		die_of_end(d);
 }
 
 /* The steps. */
@@ -299,8 +308,8 @@ static void report(const struct dump *d)
 	fprintf(stderr, "pvmdump: %zu mappings, %llu bytes in %zu ranges, %zu threads; held for %.3f of %.3f s\n",
 		d->map.nr, d->map.bytes, d->core.content.nr, d->nr_threads, d->held,
 		now() - d->started);
-	fprintf(stderr, "pvmdump: %lu calls of %s()\n", d->calls,
-		d->copy ? "process_vm_readv" : "process_vmsplice");
+	fprintf(stderr, "pvmdump: %lu calls of %s(); %llu bytes by /proc/%d/mem\n", d->calls,
+		d->copy ? "process_vm_readv" : "process_vmsplice", d->hidden, d->tid);
 	for (enum fate fate = TAKEN + 1; fate < NR_FATES; fate++) {
 		unsigned long long bytes = 0;
 		size_t nr = 0;
