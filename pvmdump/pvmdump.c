@@ -47,6 +47,7 @@
  * @id: what the calls know that by, as @flags say: a pidfd, or @tid
  * @mem: its /proc/TID/mem, opened before anything is read of it: belongs to its memory
  *	as it was then, and ends when the process does, or becomes another program
+ * @pagemap: the same, or -1 if the kernel has none
  * @pipe: between the process and the output
  * @copy: with process_vm_readv()
  * @at: how far it is in the content, of which @next is the range under way
@@ -56,7 +57,7 @@
  */
 struct dump {
 	pid_t pid, tid;
-	int id, mem, pipe[2];
+	int id, mem, pagemap, pipe[2];
 	unsigned int flags;
 	bool stop, all, quiet, copy;
 	unsigned int timeout;
@@ -186,6 +187,16 @@ static ssize_t move(struct dump *d, const struct iovec *iov, size_t nr)
 	return n;
 }
 
+/* MADV_GUARD_INSTALL: reading it is an error, and there is nothing. */
+static bool is_guard(const struct dump *d, unsigned long long at)
+{
+	unsigned long long entry = 0;
+	off_t offset = at / sysconf(_SC_PAGESIZE) * sizeof(entry);
+
+	return pread(d->pagemap, &entry, sizeof(entry), offset) == sizeof(entry) &&
+	       (entry & PM_GUARD);
+}
+
 /* What the process may not read; or what nobody can, which has gone since it was found. */
 static ssize_t move_hidden(struct dump *d)
 {
@@ -198,7 +209,8 @@ static ssize_t move_hidden(struct dump *d)
 		die_of_end(d);
 	if (n < 0) {
 		n = page - d->at % page;
-		ranges_add(&d->lost, d->at, d->at + n);
+		if (!is_guard(d, d->at))
+			ranges_add(&d->lost, d->at, d->at + n);
 		memset(data, 0, n);
 	}
 	output_write(&d->out, data, n);
@@ -436,6 +448,9 @@ int main(int argc, char **argv)
 	check_process(d.pid);
 	open_target(&d);
 	d.mem = open_proc(d.tid, "mem");
+	d.pagemap = open_proc(d.tid, "pagemap");
+	if (d.mem < 0)
+		die_of_end(&d);
 	core_init(&d.core, d.tid);
 	choose_call(&d);
 	signal(SIGALRM, run_out_of_time);

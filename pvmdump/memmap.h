@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+/* Of an entry of /proc/PID/pagemap: a guard, which can't be read. */
+#define PM_GUARD	(1ULL << 58)
+
 /* Addresses from start up to, but not including, end. */
 struct range {
 	unsigned long long start, end;

@@ -17,7 +17,6 @@
 #include "memmap.h"
 
 /* Documentation/admin-guide/mm/pagemap.rst; older headers lack some of it. */
-#define PM_GUARD	(1ULL << 58)
 #define PM_SWAP		(1ULL << 62)
 #define PM_PRESENT	(1ULL << 63)
 
