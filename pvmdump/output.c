@@ -21,7 +21,7 @@
 /* For signal handlers and atexit(). */
 static char *unfinished;
 
-static void remove_unfinished(void)
+void output_abandon(void)
 {
 	if (unfinished)
 		unlink(unfinished);
@@ -29,7 +29,7 @@ static void remove_unfinished(void)
 
 static void die_by(int signal)
 {
-	remove_unfinished();
+	output_abandon();
 	raise(signal);
 }
 
@@ -40,7 +40,7 @@ static void remove_at_end(void)
 
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 		sigaction(signals[i], &action, NULL);
-	atexit(remove_unfinished);
+	atexit(output_abandon);
 }
 
 /* HOST:PORT or [ADDRESS]:PORT, or NULL if the name is that of a file. */

@@ -283,8 +283,9 @@ static void run_out_of_time(int signal)
 	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
 
 	(void)signal;
-	if (write(STDERR_FILENO, text, sizeof(text) - 1))
-		raise(SIGTERM);
+	output_abandon();
+	dprintf(STDERR_FILENO, "%s", text);
+	_exit(EXIT_FAILURE);
 }
 
 static void dump(struct dump *d)

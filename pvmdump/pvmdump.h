@@ -122,6 +122,8 @@ void output_zeroes(struct output *out, size_t len);
 void output_splice(struct output *out, int pipe, size_t len);
 /* Wait until a reader or a peer has taken all of it. */
 void output_finish(struct output *out);
+/* Remove a file that is not whole; for signal handlers, too. */
+void output_abandon(void);
 /* A file gets its name, and replaces the one that had it. */
 void output_close(struct output *out);
 

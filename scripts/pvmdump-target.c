@@ -29,8 +29,6 @@
 #define LEN (16 * PAGE)
 #define RW (PROT_READ | PROT_WRITE)
 
-static char *self;
-
 static void ready(pid_t pid)
 {
 	printf("ready %d\n", pid);
@@ -155,12 +153,12 @@ static void empty(void)
 
 static void many(void)
 {
-	char *p = map(70000 * PAGE, MAP_PRIVATE | MAP_NORESERVE, -1);
+	char *p = map(66000 * PAGE, MAP_PRIVATE | MAP_NORESERVE, -1);
 
-	for (size_t i = 0; i < 70000; i += 2)
+	for (size_t i = 0; i < 66000; i += 2)
 		if (mprotect(p + i * PAGE, PAGE, PROT_READ))
 			err(1, "mprotect");
-	strcpy(p + 69999 * PAGE, "in-many");
+	strcpy(p + 65999 * PAGE, "in-many");
 }
 
 static void *wait_for_end_of_leader(void *arg)
@@ -232,7 +230,7 @@ static void vforks(void)
 static void become(int signal)
 {
 	(void)signal;
-	execl(self, self, "second", NULL);
+	execl("/proc/self/exe", "states", "second", NULL);
 }
 
 /* More than a pipe takes, at an address that the next program has as well. */
@@ -324,7 +322,6 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-	self = argv[0];
 	if (argc > 2 && !strcmp(argv[1], "nonblock"))
 		nonblock(argv + 2);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
