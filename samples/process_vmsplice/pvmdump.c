@@ -256,7 +256,11 @@ static void add_segments(pid_t pid)
 		if (perms[0] != 'r' || strstr(line, "[vvar") || strstr(line, "[vsyscall]"))
 			continue;
 		flags = PF_R | (perms[1] == 'w' ? PF_W : 0) | (perms[2] == 'x' ? PF_X : 0);
-		scan_mapping(pagemap, flags, start, end);
+		/* It is everybody's, and may not have been touched. */
+		if (strstr(line, "[vdso]"))
+			add_segment(flags, start, end);
+		else
+			scan_mapping(pagemap, flags, start, end);
 	}
 	free(line);
 	fclose(maps);
