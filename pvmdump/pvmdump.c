@@ -53,6 +53,7 @@
  * @at: how far it is in the content, of which @next is the range under way
  * @lost: what could not be read
  * @calls: how many calls it took; @hidden: how many bytes came from @mem
+ * @tries: of finding a thread that has not ended
  * @started, @held: when, and for how long the process was stopped
  */
 struct dump {
@@ -70,6 +71,7 @@ struct dump {
 	struct ranges lost;
 	unsigned long long hidden;
 	unsigned long calls;
+	unsigned int tries;
 	double started, held;
 };
 
@@ -137,10 +139,12 @@ static void open_target(struct dump *d)
 		d->id = d->tid;
 }
 
-/* The thread has ended: perhaps the process has not. */
+/* The thread has ended: perhaps the process has not, which will show in a moment. */
 static void open_another(struct dump *d)
 {
 	check_same(d);
+	if (++d->tries == 1000)
+		errx(EXIT_FAILURE, "process %d: %s", d->pid, strerror(ESRCH));
 	if (d->flags)
 		close(d->id);
 	poll(NULL, 0, 1);
@@ -250,8 +254,10 @@ static void move_content(struct dump *d)
 			open_another(d);
 		else if (n < 0 && n != -EINTR)
 			errx(EXIT_FAILURE, "process %d: %s", d->pid, strerror(-n));
-		if (n > 0)
+		if (n > 0) {
 			advance(d, n);
+			d->tries = 0;
+		}
 		show_copy(d, false);
 	}
 }
