@@ -13,11 +13,12 @@
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
 #include <dirent.h>
-#include <elf.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/elf.h>
 #include <linux/fs.h>
+#include <linux/types.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -42,30 +43,30 @@
 /* Since Linux 6.7; Documentation/admin-guide/mm/pagemap.rst. */
 #ifndef PAGEMAP_SCAN
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
-#define PAGE_IS_PRESENT (1 << 3)
-#define PAGE_IS_SWAPPED (1 << 4)
-#define PAGE_IS_PFNZERO (1 << 5)
+#define PAGE_IS_PRESENT 0x08
+#define PAGE_IS_SWAPPED 0x10
+#define PAGE_IS_PFNZERO 0x20
 
 struct page_region {
-	uint64_t start, end, categories;
+	__u64 start, end, categories;
 };
 
 struct pm_scan_arg {
-	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+	__u64 size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	__u64 category_inverted, category_mask, category_anyof_mask, return_mask;
 };
 #endif
 
 #if __SIZEOF_POINTER__ == 8
 #define ELF_CLASS ELFCLASS64
-typedef Elf64_Ehdr ehdr_t;
-typedef Elf64_Phdr phdr_t;
-typedef Elf64_Nhdr nhdr_t;
+#define elf_hdr elf64_hdr
+#define elf_phdr elf64_phdr
+#define elf_note elf64_note
 #else
 #define ELF_CLASS ELFCLASS32
-typedef Elf32_Ehdr ehdr_t;
-typedef Elf32_Phdr phdr_t;
-typedef Elf32_Nhdr nhdr_t;
+#define elf_hdr elf32_hdr
+#define elf_phdr elf32_phdr
+#define elf_note elf32_note
 #endif
 
 /* What an ordinary user may have; fs.pipe-max-size. */
@@ -76,7 +77,7 @@ typedef Elf32_Nhdr nhdr_t;
 static pid_t *threads;
 static size_t nr_threads;
 
-static phdr_t *phdrs;
+static struct elf_phdr *phdrs;
 static size_t nr_phdrs;
 
 static char *notes;
@@ -165,7 +166,7 @@ static void hold_process(pid_t pid)
 
 static void add_note(int type, const void *data, size_t len)
 {
-	nhdr_t note = { .n_namesz = 5, .n_descsz = len, .n_type = type };
+	struct elf_note note = { .n_namesz = 5, .n_descsz = len, .n_type = type };
 	size_t size = sizeof(note) + 8 + (len + 3) / 4 * 4;
 
 	notes = resize(notes, notes_len + size, 1);
@@ -186,8 +187,8 @@ static void add_thread(pid_t tid)
 	if (ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &regs))
 		err(EXIT_FAILURE, "registers of thread %d", tid);
 	add_note(NT_PRSTATUS, &status, sizeof(status));
-	if (!ptrace(PTRACE_GETREGSET, tid, NT_FPREGSET, &fp))
-		add_note(NT_FPREGSET, fpregs, fp.iov_len);
+	if (!ptrace(PTRACE_GETREGSET, tid, NT_PRFPREG, &fp))
+		add_note(NT_PRFPREG, fpregs, fp.iov_len);
 }
 
 static void add_notes(pid_t pid)
@@ -205,18 +206,18 @@ static void add_notes(pid_t pid)
 
 /* Segments: each run of pages that are there. */
 
-static void add_segment(int flags, uint64_t start, uint64_t end)
+static void add_segment(int flags, __u64 start, __u64 end)
 {
 	if (!(nr_phdrs & (nr_phdrs - 1)))
 		phdrs = resize(phdrs, nr_phdrs ? 2 * nr_phdrs : 1, sizeof(*phdrs));
-	phdrs[nr_phdrs++] = (phdr_t){
+	phdrs[nr_phdrs++] = (struct elf_phdr){
 		.p_type = PT_LOAD, .p_flags = flags, .p_vaddr = start,
 		.p_filesz = end - start, .p_memsz = end - start,
 		.p_align = sysconf(_SC_PAGESIZE),
 	};
 }
 
-static void scan_mapping(int pagemap, int flags, uint64_t start, uint64_t end)
+static void scan_mapping(int pagemap, int flags, __u64 start, __u64 end)
 {
 	static struct page_region regions[512];
 	struct pm_scan_arg scan = {
@@ -287,8 +288,8 @@ static void write_headers(int out, pid_t pid)
 	size_t page = sysconf(_SC_PAGESIZE);
 	int fd = open_proc(pid, "exe");
 	off_t offset;
-	ehdr_t ehdr;
-	phdr_t note = { .p_type = PT_NOTE, .p_align = 4, .p_filesz = notes_len };
+	struct elf_hdr ehdr;
+	struct elf_phdr note = { .p_type = PT_NOTE, .p_align = 4, .p_filesz = notes_len };
 
 	if (read(fd, &ehdr, sizeof(ehdr)) != sizeof(ehdr) || ehdr.e_ident[EI_CLASS] != ELF_CLASS)
 		errx(EXIT_FAILURE, "process %d has another width", pid);
