@@ -234,6 +234,16 @@ static void become(int signal)
 }
 
 /* More than a pipe takes, at an address that the next program has as well. */
+static void fill(const char *text)
+{
+	void *at = (void *)0x20000000UL;
+	char *p = mmap(at, 16UL << 20, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+	if (p != at)
+		err(1, "mmap");
+	mark(p, 16UL << 20, text);
+}
+
 static void execs(void)
 {
 	sigset_t none;
@@ -241,12 +251,12 @@ static void execs(void)
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGUSR1, become);
-	mark(map(16UL << 20, MAP_PRIVATE, -1), 16UL << 20, "in-first");
+	fill("in-first");
 }
 
 static void second(void)
 {
-	mark(map(16UL << 20, MAP_PRIVATE, -1), 16UL << 20, "in-second");
+	fill("in-second");
 }
 
 static void exits(int signal)
@@ -257,7 +267,7 @@ static void exits(int signal)
 static void may_exit(void)
 {
 	signal(SIGUSR1, exits);
-	mark(map(16UL << 20, MAP_PRIVATE, -1), 16UL << 20, "in-exits");
+	fill("in-exits");
 }
 
 /* Its child is to be dumped. */
