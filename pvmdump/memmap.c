@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: GPL-2.0
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+#include <ctype.h>
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "memmap.h"
+
+/* Documentation/admin-guide/mm/pagemap.rst; older headers lack some of it. */
+#define PM_SWAP		(1ULL << 62)
+#define PM_PRESENT	(1ULL << 63)
+
+#define IS_PRESENT	(1 << 3)
+#define IS_SWAPPED	(1 << 4)
+#define IS_ZERO		(1 << 5)
+#define IS_GUARD	(1 << 8)
+
+struct scan_region {
+	uint64_t start, end, categories;
+};
+
+struct scan {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t inverted, all_of, any_of, returned;
+};
+
+#define SCAN _IOWR('f', 16, struct scan)
+
+/* The bits of /proc/PID/coredump_filter, core(5). */
+#define ANON_PRIVATE	(1 << 0)
+#define ANON_SHARED	(1 << 1)
+#define FILE_PRIVATE	(1 << 2)
+#define FILE_SHARED	(1 << 3)
+#define ELF_HEADERS	(1 << 4)
+#define HUGE_PRIVATE	(1 << 5)
+#define HUGE_SHARED	(1 << 6)
+#define DEFAULT_FILTER	(ANON_PRIVATE | ANON_SHARED | ELF_HEADERS | HUGE_PRIVATE)
+
+/**
+ * struct source - where memmap_read() looks
+ * @tid: a thread that has not ended
+ * @mem: its /proc/TID/mem
+ * @pagemap: its /proc/TID/pagemap, or -1
+ * @all: take what coredump_filter and MADV_DONTDUMP leave out
+ * @filter: coredump_filter
+ * @page: the size of a page
+ */
+struct source {
+	pid_t tid;
+	int mem, pagemap;
+	bool all;
+	unsigned long filter;
+	unsigned long long page;
+};
+
+void *grow(void *array, size_t nr, size_t size)
+{
+	if (nr & (nr - 1))
+		return array;
+	array = reallocarray(array, nr ? 2 * nr : 1, size);
+	if (!array)
+		err(EXIT_FAILURE, "out of memory");
+	return array;
+}
+
+void ranges_add(struct ranges *list, unsigned long long start, unsigned long long end)
+{
+	if (list->nr && list->at[list->nr - 1].end == start) {
+		list->at[list->nr - 1].end = end;
+		return;
+	}
+	list->at = grow(list->at, list->nr, sizeof(*list->at));
+	list->at[list->nr++] = (struct range){ start, end };
+}
+
+int open_proc(pid_t tid, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", tid, name);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* Parsing smaps. */
+
+/* A newline in a name is \012 in maps. */
+static char *file_name(char *text)
+{
+	char *nl;
+
+	text[strcspn(text, "\n")] = 0;
+	for (nl = text; (nl = strstr(nl, "\\012")); nl++) {
+		*nl = '\n';
+		memmove(nl + 1, nl + 4, strlen(nl + 4) + 1);
+	}
+	text = strdup(text);
+	if (!text)
+		err(EXIT_FAILURE, "out of memory");
+	return text;
+}
+
+static void add_mapping(struct memmap *map, char *line)
+{
+	struct mapping m = { .flags = "" };
+	int name = 0;
+
+	if (sscanf(line, "%llx-%llx %4s %llx %*s %llu %n", &m.range.start, &m.range.end,
+		   m.perms, &m.offset, &m.inode, &name) < 5 || !name)
+		errx(EXIT_FAILURE, "can't parse this line of maps: %s", line);
+	m.name = file_name(line + name);
+	map->mappings = grow(map->mappings, map->nr, sizeof(m));
+	map->mappings[map->nr++] = m;
+}
+
+static void add_field(struct mapping *m, const char *line)
+{
+	if (!strncmp(line, "Rss:", 4))
+		m->resident += strtoull(line + 4, NULL, 10) * 1024;
+	if (!strncmp(line, "Swap:", 5))
+		m->resident += strtoull(line + 5, NULL, 10) * 1024;
+	if (!strncmp(line, "Swap:", 5) || !strncmp(line, "Anonymous:", 10))
+		m->anon += strtoull(strchr(line, ':') + 1, NULL, 10) * 1024;
+	if (!strncmp(line, "VmFlags:", 8)) {
+		m->flags = strdup(line + 8);
+		if (!m->flags)
+			err(EXIT_FAILURE, "out of memory");
+	}
+}
+
+/* Without CONFIG_PROC_PAGE_MONITOR there is maps, but not smaps. */
+static int read_mappings(struct memmap *map, pid_t tid)
+{
+	int fd = open_proc(tid, "smaps"), ret;
+	char *line = NULL;
+	size_t size = 0;
+	FILE *f;
+
+	if (fd < 0 && errno == ENOENT)
+		fd = open_proc(tid, "maps");
+	f = fd < 0 ? NULL : fdopen(fd, "r");
+	if (!f)
+		return -errno;
+	while (getline(&line, &size, f) > 0) {
+		if (!isupper(line[0]))
+			add_mapping(map, line);
+		else if (map->nr)
+			add_field(&map->mappings[map->nr - 1], line);
+	}
+	ret = ferror(f) ? -EIO : 0;
+	free(line);
+	fclose(f);
+	return ret;
+}
+
+/* What goes into a core file: as vma_dump_size() in fs/coredump.c has it. */
+
+static bool has_flag(const struct mapping *m, const char *flag)
+{
+	return strstr(m->flags, flag);
+}
+
+static bool is_shared(const struct mapping *m)
+{
+	return m->perms[3] == 's';
+}
+
+/* Nobody can get it back from the file by its name. */
+static bool is_deleted(const struct mapping *m)
+{
+	static const char suffix[] = " (deleted)";
+	size_t len = strlen(m->name);
+
+	return len >= strlen(suffix) && !strcmp(m->name + len - strlen(suffix), suffix);
+}
+
+/* The kernel's own, devices, and what memfd_secret() keeps from everybody. */
+static bool is_unreadable(const struct mapping *m)
+{
+	return has_flag(m, " io") || has_flag(m, " pf") || !strncmp(m->name, "[vvar", 5) ||
+	       !strcmp(m->name, "[vsyscall]") || !strcmp(m->name, "/secretmem (deleted)");
+}
+
+/* Has a private mapping of a file been written to? Without smaps, it may have been. */
+static bool is_written(const struct mapping *m)
+{
+	return m->anon || (!m->flags[0] && m->perms[1] == 'w');
+}
+
+/* The bits of which one has to be set. */
+static unsigned long filter_bits(const struct mapping *m)
+{
+	if (has_flag(m, " ht"))
+		return is_shared(m) ? HUGE_SHARED : HUGE_PRIVATE;
+	if (is_shared(m))
+		return is_deleted(m) ? ANON_SHARED : FILE_SHARED;
+	if (!m->inode)
+		return ANON_PRIVATE;
+	return FILE_PRIVATE | (is_written(m) || is_deleted(m) ? ANON_PRIVATE : 0);
+}
+
+static enum fate decide(const struct source *s, const struct mapping *m)
+{
+	if (is_unreadable(m))
+		return LEFT_UNREADABLE;
+	if (s->all || !strcmp(m->name, "[vdso]"))
+		return TAKEN;
+	if (has_flag(m, " dd"))
+		return LEFT_BY_MADVISE;
+	return s->filter & filter_bits(m) ? TAKEN : LEFT_BY_FILTER;
+}
+
+static bool starts_elf_file(const struct source *s, const struct mapping *m)
+{
+	char magic[4];
+
+	return m->inode && !m->offset && !is_shared(m) && m->perms[0] == 'r' &&
+	       pread(s->mem, magic, 4, m->range.start) == 4 && !memcmp(magic, "\177ELF", 4);
+}
+
+/* Finding the content. */
+
+static void add_whole(struct mapping *m)
+{
+	ranges_add(&m->content, m->range.start, m->range.end);
+}
+
+/* By page tables, which takes no time where there are none. Returns 0 or -errno. */
+static int scan_tables(int pagemap, struct mapping *m, uint64_t without)
+{
+	static struct scan_region regions[1024];
+	struct scan scan = {
+		.size = sizeof(scan), .start = m->range.start, .end = m->range.end,
+		.vec = (uintptr_t)regions, .vec_len = 1024, .inverted = without,
+		.all_of = without, .any_of = IS_PRESENT | IS_SWAPPED, .returned = IS_PRESENT,
+	};
+
+	while (scan.start < scan.end) {
+		int n = ioctl(pagemap, SCAN, &scan);
+
+		if (n < 0)
+			return -errno;
+		for (int i = 0; i < n; i++)
+			ranges_add(&m->content, regions[i].start, regions[i].end);
+		scan.start = scan.walk_end;
+	}
+	return 0;
+}
+
+/* The same before Linux 6.7, which does not tell zero pages. */
+static int read_pagemap(const struct source *s, struct mapping *m)
+{
+	static uint64_t entries[65536];
+	unsigned long long at = m->range.start;
+
+	while (at < m->range.end) {
+		size_t want = (m->range.end - at) / s->page * sizeof(*entries);
+		ssize_t n = pread(s->pagemap, entries, want < sizeof(entries) ? want : sizeof(entries),
+				  at / s->page * sizeof(*entries));
+
+		if (n < (ssize_t)sizeof(*entries))
+			return -ESRCH;
+		for (size_t i = 0; i < n / sizeof(*entries); i++, at += s->page)
+			if ((entries[i] & (PM_PRESENT | PM_SWAP)) && !(entries[i] & PM_GUARD))
+				ranges_add(&m->content, at, at + s->page);
+	}
+	return 0;
+}
+
+static int add_touched(const struct source *s, struct mapping *m)
+{
+	size_t before = m->content.nr;
+
+	if (s->pagemap < 0) {
+		add_whole(m);
+		return 0;
+	}
+	/* Linux 6.15 and later tell guards. */
+	if (!scan_tables(s->pagemap, m, IS_ZERO | IS_GUARD) ||
+	    !scan_tables(s->pagemap, m, IS_ZERO))
+		return 0;
+	m->content.nr = before;
+	return read_pagemap(s, m);
+}
+
+/*
+ * The file of a mapping, also if it is deleted or has no name. Not a device, where
+ * open() may do more than open. Only the privileged get it from map_files.
+ */
+static int open_file(const struct source *s, const struct mapping *m, off_t *size)
+{
+	char path[128];
+	struct stat st;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%llx-%llx", s->tid,
+		 m->range.start, m->range.end);
+	fd = !stat(path, &st) && S_ISREG(st.st_mode) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	if (fd < 0 && !stat(m->name, &st) && S_ISREG(st.st_mode) && st.st_ino == m->inode)
+		fd = open(m->name, O_RDONLY | O_CLOEXEC);
+	*size = st.st_size;
+	return fd;
+}
+
+/* Of a file, all that is not a hole; also what is in swap, or what this process has not touched. */
+static void add_file(const struct source *s, struct mapping *m, int fd, off_t size)
+{
+	unsigned long long len = m->range.end - m->range.start, to_end = 0;
+	off_t data = m->offset, hole;
+
+	size = (size + s->page - 1) & -s->page;
+	if (size > (off_t)m->offset)
+		to_end = size - m->offset;
+	m->zero_end = m->range.start + (len < to_end ? len : to_end);
+	while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
+		unsigned long long start = m->range.start + (data & -s->page) - m->offset;
+
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole < 0 || start >= m->zero_end)
+			break;
+		len = m->range.start + ((hole + s->page - 1) & -s->page) - m->offset;
+		ranges_add(&m->content, start, len < m->zero_end ? len : m->zero_end);
+		data = hole;
+	}
+}
+
+static int compare_ranges(const void *a, const void *b)
+{
+	const struct range *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+/* Two lists have become one. */
+static void sort_ranges(struct ranges *list)
+{
+	size_t nr = 0;
+
+	qsort(list->at, list->nr, sizeof(*list->at), compare_ranges);
+	for (size_t i = 0; i < list->nr; i++) {
+		struct range *last = nr ? &list->at[nr - 1] : NULL;
+
+		if (!last || list->at[i].start > last->end)
+			list->at[nr++] = list->at[i];
+		else if (list->at[i].end > last->end)
+			last->end = list->at[i].end;
+	}
+	list->nr = nr;
+}
+
+/*
+ * Page tables know what is a process's own. They don't show all that a file has, nor is
+ * all of it there that they call swapped: userfaultfd leaves marks. But to read a page
+ * of hugetlbfs, or one that userfaultfd waits for, has effects, if it is not mapped.
+ */
+static int find_content(const struct source *s, struct mapping *m)
+{
+	off_t size;
+	int fd, ret;
+
+	m->zero_end = m->range.end;
+	if (!strcmp(m->name, "[vdso]")) {
+		add_whole(m);
+		return 0;
+	}
+	if (!m->inode || has_flag(m, " ht") || has_flag(m, " ui"))
+		return add_touched(s, m);
+	fd = open_file(s, m, &size);
+	if (fd < 0 && !is_deleted(m))
+		return add_touched(s, m);
+	if (fd < 0) {
+		add_whole(m);
+		return 0;
+	}
+	add_file(s, m, fd, size);
+	close(fd);
+	if (is_shared(m))
+		return 0;
+	ret = add_touched(s, m);
+	sort_ranges(&m->content);
+	return ret;
+}
+
+/* As much as tells which file it is. */
+static void find_header(const struct source *s, struct mapping *m)
+{
+	m->zero_end = m->range.start;
+	if ((s->filter & ELF_HEADERS) && m->fate == LEFT_BY_FILTER && starts_elf_file(s, m)) {
+		m->zero_end += s->page;
+		ranges_add(&m->content, m->range.start, m->zero_end);
+	}
+}
+
+static unsigned long read_filter(pid_t tid)
+{
+	int fd = open_proc(tid, "coredump_filter");
+	char text[32] = "";
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	close(fd);
+	return n > 0 ? strtoul(text, NULL, 16) : DEFAULT_FILTER;
+}
+
+int memmap_read(struct memmap *map, pid_t tid, bool all)
+{
+	struct source s = {
+		.tid = tid, .mem = open_proc(tid, "mem"), .pagemap = open_proc(tid, "pagemap"),
+		.all = all, .filter = read_filter(tid), .page = sysconf(_SC_PAGESIZE),
+	};
+	int ret = read_mappings(map, tid);
+
+	for (size_t i = 0; i < map->nr && !ret; i++) {
+		struct mapping *m = &map->mappings[i];
+
+		m->fate = decide(&s, m);
+		if (m->fate == TAKEN)
+			ret = find_content(&s, m);
+		else
+			find_header(&s, m);
+		for (size_t j = 0; j < m->content.nr; j++)
+			map->bytes += m->content.at[j].end - m->content.at[j].start;
+		if (map->progress)
+			map->progress(map, i + 1);
+	}
+	close(s.mem);
+	close(s.pagemap);
+	return ret;
+}
+
+pid_t parse_pid(const char *text)
+{
+	char *end;
+	long pid;
+
+	errno = 0;
+	pid = strtol(text, &end, 10);
+	if (errno || *end || end == text || pid <= 0 || pid > INT_MAX)
+		return 0;
+	return pid;
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <netdb.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "pvmdump.h"
+
+/* For signal handlers and atexit(). */
+static char *unfinished;
+
+void output_abandon(void)
+{
+	if (unfinished)
+		unlink(unfinished);
+}
+
+static void die_by(int signal)
+{
+	output_abandon();
+	raise(signal);
+}
+
+static void remove_at_end(void)
+{
+	static const int signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM };
+	struct sigaction action = { .sa_handler = die_by, .sa_flags = SA_RESETHAND | SA_NODEFER };
+
+	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+		sigaction(signals[i], &action, NULL);
+	atexit(output_abandon);
+}
+
+/* HOST:PORT or [ADDRESS]:PORT, or NULL if the name is that of a file. */
+static char *split_host(const char *name, const char **port)
+{
+	const char *colon = strrchr(name, ':');
+	size_t len;
+
+	if (!colon || strchr(name, '/') || !colon[1] || !access(name, F_OK) ||
+	    strspn(colon + 1, "0123456789") != strlen(colon + 1))
+		return NULL;
+	*port = colon + 1;
+	len = colon - name;
+	if (len > 1 && name[0] == '[' && colon[-1] == ']') {
+		name++;
+		len -= 2;
+	}
+	return strndup(name, len);
+}
+
+static int connect_to(const char *host, const char *port)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list, *a;
+	int ret, fd = -1;
+
+	ret = getaddrinfo(host, port, &hints, &list);
+	if (ret)
+		errx(EXIT_FAILURE, "host %s: %s (a file of that name is ./%s:%s)", host,
+		     gai_strerror(ret), host, port);
+	for (a = list; a && fd < 0; a = a->ai_next) {
+		fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, 0);
+		if (fd >= 0 && connect(fd, a->ai_addr, a->ai_addrlen)) {
+			ret = errno;
+			close(fd);
+			errno = ret;
+			fd = -1;
+		}
+	}
+	if (fd < 0)
+		err(EXIT_FAILURE, "can't connect to %s, port %s", host, port);
+	freeaddrinfo(list);
+	return fd;
+}
+
+/* Memory is as private as the process: mkstemp() gives it the mode 0600. */
+static int open_beside(struct output *out, const char *name)
+{
+	int fd;
+
+	/* A link stays one. */
+	out->name = realpath(name, NULL) ?: strdup(name);
+	if (!out->name || asprintf(&out->temp, "%s.XXXXXX", out->name) < 0)
+		err(EXIT_FAILURE, "out of memory");
+	fd = mkstemp(out->temp);
+	if (fd < 0)
+		err(EXIT_FAILURE, "%s: can't make a file beside it", name);
+	unfinished = out->temp;
+	remove_at_end();
+	return fd;
+}
+
+static int open_output(struct output *out, const char *name)
+{
+	const char *port;
+	struct stat st;
+	char *host;
+	int fd;
+
+	if (!strcmp(name, "-"))
+		return STDOUT_FILENO;
+	host = split_host(name, &port);
+	if (host) {
+		fd = connect_to(host, port);
+		free(host);
+		return fd;
+	}
+	if (stat(name, &st) || S_ISREG(st.st_mode))
+		return open_beside(out, name);
+	fd = open(name, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		err(EXIT_FAILURE, "%s", name);
+	return fd;
+}
+
+void output_open(struct output *out, const char *name)
+{
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
+	out->fd = open_output(out, name);
+	if (isatty(out->fd))
+		errx(EXIT_FAILURE, "the output is a terminal");
+}
+
+/* After a failure: returns to try again, or ends the program. */
+static void try_again(const struct output *out)
+{
+	struct pollfd pollfd = { .fd = out->fd, .events = POLLOUT };
+
+	if (errno == EPIPE)
+		errx(EXIT_FAILURE, "can't write the core file: the reader has left");
+	if (errno != EINTR && errno != EAGAIN)
+		err(EXIT_FAILURE, "can't write the core file");
+	/* Others, who share the output, may have made it non-blocking. */
+	if (errno == EAGAIN)
+		poll(&pollfd, 1, -1);
+}
+
+void output_write(struct output *out, const void *data, size_t len)
+{
+	while (len) {
+		ssize_t n = write(out->fd, data, len);
+
+		if (n < 0) {
+			try_again(out);
+			continue;
+		}
+		data = (const char *)data + n;
+		len -= n;
+		out->offset += n;
+	}
+}
+
+/* Only a new file has a hole where nothing is written. */
+void output_zeroes(struct output *out, size_t len)
+{
+	static const char zeroes[65536];
+
+	if (out->temp && lseek(out->fd, len, SEEK_CUR) >= 0) {
+		out->offset += len;
+		return;
+	}
+	while (len) {
+		size_t n = len < sizeof(zeroes) ? len : sizeof(zeroes);
+
+		output_write(out, zeroes, n);
+		len -= n;
+	}
+}
+
+/* Files that are appended to and some devices do not take splice(). */
+static size_t copy_out(struct output *out, int pipe, size_t len)
+{
+	static char data[65536];
+	ssize_t n = read(pipe, data, len < sizeof(data) ? len : sizeof(data));
+
+	if (n < 0)
+		err(EXIT_FAILURE, "can't read the pipe");
+	output_write(out, data, n);
+	return n;
+}
+
+void output_splice(struct output *out, int pipe, size_t len)
+{
+	while (len) {
+		ssize_t n = out->copy ? (ssize_t)copy_out(out, pipe, len) :
+			    splice(pipe, NULL, out->fd, NULL, len, SPLICE_F_MORE);
+
+		if (n < 0 && errno == EINVAL)
+			out->copy = true;
+		else if (n < 0)
+			try_again(out);
+		else if (!n)
+			errx(EXIT_FAILURE, "the output takes no more");
+		else
+			len -= n;
+		if (n > 0 && !out->copy)
+			out->offset += n;
+	}
+}
+
+/*
+ * A peer says that it has taken all by closing the connection; with a reset, if it has
+ * not. But it may have said early that it has nothing to send.
+ */
+static void wait_for_peer(int fd)
+{
+	struct pollfd pollfd = { .fd = fd, .events = POLLIN };
+	int left, error = 0;
+	socklen_t len = sizeof(error);
+	char byte;
+	ssize_t n;
+
+	while ((n = read(fd, &byte, 1)) > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
+		poll(&pollfd, 1, -1);
+	if (n < 0)
+		err(EXIT_FAILURE, "the peer has not taken all of it");
+	while (!ioctl(fd, SIOCOUTQ, &left) && left && !error) {
+		poll(NULL, 0, 1);
+		getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
+	}
+	errno = error;
+	if (error)
+		err(EXIT_FAILURE, "the peer has not taken all of it");
+}
+
+static void wait_for_reader(int fd)
+{
+	struct pollfd pollfd = { .fd = fd };
+	int left;
+
+	while (!ioctl(fd, FIONREAD, &left) && left) {
+		if (poll(&pollfd, 1, 1) > 0 && (pollfd.revents & POLLERR))
+			errx(EXIT_FAILURE, "the reader has left before it had taken all of it");
+	}
+}
+
+/* Shared pages are live until they are read. */
+void output_finish(struct output *out)
+{
+	if (!shutdown(out->fd, SHUT_WR))
+		wait_for_peer(out->fd);
+	else
+		wait_for_reader(out->fd);
+}
+
+void output_close(struct output *out)
+{
+	if (out->temp && ftruncate(out->fd, out->offset))
+		err(EXIT_FAILURE, "%s", out->temp);
+	if (close(out->fd))
+		err(EXIT_FAILURE, "can't write the core file");
+	if (out->temp && rename(out->temp, out->name))
+		err(EXIT_FAILURE, "%s", out->name);
+	unfinished = NULL;
+}

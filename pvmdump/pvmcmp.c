@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * pvmcmp - compare a core file with the memory of the process
+ *
+ * Reads the memory by way of /proc/PID/mem, which has nothing in common with
+ * process_vmsplice(), and checks that nothing is missing that belongs into a core file.
+ * What the process has not touched has to be zeroes. It must not have run since the dump.
+ */
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+#include <elf.h>
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "pvmdump.h"
+
+#define CHUNK 1048576
+
+struct part {
+	struct range range;
+	unsigned long long offset;
+};
+
+/**
+ * struct image - the core file
+ * @fd: it
+ * @wide: ELFCLASS64
+ * @segments: those that have data in it
+ * @nr: how many
+ */
+struct image {
+	int fd;
+	bool wide;
+	struct part *segments;
+	size_t nr;
+};
+
+static void read_fully(int fd, void *buf, size_t len, unsigned long long at)
+{
+	ssize_t n = pread(fd, buf, len, at);
+
+	if (n < 0)
+		err(2, "the core file at %llx", at);
+	if (n != (ssize_t)len)
+		errx(2, "the core file is not complete: it ends before %llx", at + len);
+}
+
+static void add_segment(struct image *image, unsigned long long start,
+			unsigned long long offset, unsigned long long size)
+{
+	struct stat st;
+
+	if (fstat(image->fd, &st) || offset + size > (unsigned long long)st.st_size)
+		errx(2, "the core file is not complete: it ends before %llx", offset + size);
+	image->segments = grow(image->segments, image->nr, sizeof(*image->segments));
+	image->segments[image->nr++] = (struct part){ { start, start + size }, offset };
+}
+
+/* More segments than e_phnum can count are counted in section 0. */
+static size_t count_segments(struct image *image, unsigned int phnum, unsigned long long shoff)
+{
+	Elf64_Shdr wide;
+	Elf32_Shdr narrow;
+
+	if (phnum != PN_XNUM)
+		return phnum;
+	if (image->wide)
+		read_fully(image->fd, &wide, sizeof(wide), shoff);
+	else
+		read_fully(image->fd, &narrow, sizeof(narrow), shoff);
+	return image->wide ? wide.sh_info : narrow.sh_info;
+}
+
+static void read_segments64(struct image *image)
+{
+	Elf64_Ehdr e;
+	Elf64_Phdr p;
+	size_t nr;
+
+	read_fully(image->fd, &e, sizeof(e), 0);
+	nr = count_segments(image, e.e_phnum, e.e_shoff);
+	for (size_t i = 0; i < nr; i++) {
+		read_fully(image->fd, &p, sizeof(p), e.e_phoff + i * sizeof(p));
+		if (p.p_type == PT_LOAD && p.p_filesz)
+			add_segment(image, p.p_vaddr, p.p_offset, p.p_filesz);
+	}
+}
+
+static void read_segments32(struct image *image)
+{
+	Elf32_Ehdr e;
+	Elf32_Phdr p;
+	size_t nr;
+
+	read_fully(image->fd, &e, sizeof(e), 0);
+	nr = count_segments(image, e.e_phnum, e.e_shoff);
+	for (size_t i = 0; i < nr; i++) {
+		read_fully(image->fd, &p, sizeof(p), e.e_phoff + i * sizeof(p));
+		if (p.p_type == PT_LOAD && p.p_filesz)
+			add_segment(image, p.p_vaddr, p.p_offset, p.p_filesz);
+	}
+}
+
+static void read_image(struct image *image, const char *name)
+{
+	unsigned char ident[EI_NIDENT];
+
+	image->fd = open(name, O_RDONLY);
+	if (image->fd < 0)
+		err(2, "%s", name);
+	read_fully(image->fd, ident, sizeof(ident), 0);
+	if (memcmp(ident, ELFMAG, SELFMAG))
+		errx(2, "%s is not a core file", name);
+	image->wide = ident[EI_CLASS] == ELFCLASS64;
+	if (image->wide)
+		read_segments64(image);
+	else
+		read_segments32(image);
+}
+
+/* The memory; where none can be read, what pvmdump puts there. */
+static void read_memory(int mem, char *buf, size_t len, unsigned long long at)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+
+	while (len) {
+		ssize_t n = pread(mem, buf, len, at);
+
+		if (!n)
+			errx(2, "the process has ended");
+		if (n < 0) {
+			n = page - at % page;
+			memset(buf, 0, n);
+		}
+		buf += n;
+		len -= n;
+		at += n;
+	}
+}
+
+/* Ends the program at the first address that differs; without mem, from zero. */
+static void compare(const struct image *image, const struct part *s, int mem, struct range r)
+{
+	static char a[CHUNK], b[CHUNK];
+
+	while (r.start < r.end) {
+		size_t len = r.end - r.start < CHUNK ? r.end - r.start : CHUNK;
+
+		read_fully(image->fd, a, len, s->offset + (r.start - s->range.start));
+		if (mem >= 0)
+			read_memory(mem, b, len, r.start);
+		else
+			memset(b, 0, len);
+		for (size_t i = 0; memcmp(a, b, len) && i < len; i++)
+			if (a[i] != b[i])
+				errx(1, "DIFFERENT: first at address %llx: core file %02x, memory %02x",
+				     r.start + i, a[i] & 0xff, b[i] & 0xff);
+		r.start += len;
+	}
+}
+
+/* All content of the process, in order. */
+static struct ranges find_content(pid_t pid, bool all)
+{
+	struct ranges list = {};
+	struct memmap map = {};
+
+	if (memmap_read(&map, pid, all))
+		errx(2, "can't read the maps of process %d", pid);
+	for (size_t i = 0; i < map.nr; i++) {
+		const struct ranges *content = &map.mappings[i].content;
+
+		for (size_t j = 0; j < content->nr; j++)
+			ranges_add(&list, content->at[j].start, content->at[j].end);
+	}
+	return list;
+}
+
+/* What has content is compared with the memory, which reading the rest would change. */
+static unsigned long long compare_segment(const struct image *image, const struct part *s,
+					  int mem, const struct ranges *content)
+{
+	unsigned long long at = s->range.start, bytes = 0;
+	size_t i = 0, high = content->nr;
+
+	while (i < high) {
+		size_t middle = (i + high) / 2;
+
+		if (content->at[middle].end > at)
+			high = middle;
+		else
+			i = middle + 1;
+	}
+	while (at < s->range.end) {
+		bool more = i < content->nr && content->at[i].start < s->range.end;
+		bool inside = more && content->at[i].start <= at;
+		unsigned long long end = !more ? s->range.end : inside ? content->at[i].end :
+					 content->at[i].start;
+
+		if (end > s->range.end)
+			end = s->range.end;
+		compare(image, s, inside ? mem : -1, (struct range){ at, end });
+		bytes += inside ? end - at : 0;
+		i += inside && end == content->at[i].end;
+		at = end;
+	}
+	return bytes;
+}
+
+/* Ends the program if something is in no segment; both are in order. */
+static void check_complete(const struct image *image, const struct ranges *content)
+{
+	size_t s = 0;
+
+	for (size_t i = 0; i < content->nr; i++) {
+		unsigned long long at = content->at[i].start;
+
+		while (at < content->at[i].end) {
+			while (s < image->nr && image->segments[s].range.end <= at)
+				s++;
+			if (s == image->nr || image->segments[s].range.start > at)
+				errx(1, "MISSING: address %llx is not in the core file", at);
+			at = image->segments[s].range.end;
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+	bool all = argc > 1 && (!strcmp(argv[1], "-a") || !strcmp(argv[1], "--all"));
+	unsigned long long bytes = 0;
+	struct ranges content, wanted;
+	struct image image = {};
+	pid_t pid = 0;
+	int mem;
+
+	if (argc - all == 3)
+		pid = parse_pid(argv[1 + all]);
+	if (!pid)
+		errx(2, "usage: pvmcmp [--all] PID CORE");
+	read_image(&image, argv[2 + all]);
+	pid = find_thread(pid);
+	/* Some kernels let only the tracer read what is not readable; it does not stop. */
+	ptrace(PTRACE_SEIZE, pid, NULL, NULL);
+	mem = open_proc(pid, "mem");
+	if (mem < 0)
+		err(2, "process %s", argv[1 + all]);
+	content = find_content(pid, true);
+	wanted = all ? content : find_content(pid, false);
+	check_complete(&image, &wanted);
+	for (size_t i = 0; i < image.nr; i++)
+		bytes += compare_segment(&image, &image.segments[i], mem, &content);
+	printf("identical: %llu bytes in %zu ranges\n", bytes, wanted.nr);
+	return 0;
+}

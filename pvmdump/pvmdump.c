@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * pvmdump - write a core file of a live process with process_vmsplice()
+ *
+ * The memory goes from the process into a pipe and from there, with splice(), to a file,
+ * to standard output or to a TCP connection; no byte of it is ever in this program, but
+ * for what the process itself may not read, which only /proc/PID/mem gives.
+ */
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "pvmdump.h"
+
+#ifndef __NR_process_vmsplice
+#ifdef __alpha__
+#define __NR_process_vmsplice 583
+#else
+#define __NR_process_vmsplice 473
+#endif
+#endif
+
+#ifndef PROCESS_VMSPLICE_PIDFD
+#define PROCESS_VMSPLICE_PIDFD 0x10000U
+#endif
+
+/* What an ordinary user may have, fs.pipe-max-size, and its slots: no call takes more. */
+#define PIPE_BYTES 1048576
+#define MAX_SEGMENTS 256
+
+/**
+ * struct dump - a dump under way
+ * @pid: the process
+ * @tid: a thread of it that has not ended
+ * @id: what the calls know that by, as @flags say: a pidfd, or @tid
+ * @mem: its /proc/TID/mem, opened before anything is read of it: belongs to its memory
+ *	as it was then, and ends when the process does, or becomes another program
+ * @pagemap: the same, or -1 if the kernel has none
+ * @pipe: between the process and the output
+ * @copy: with process_vm_readv()
+ * @at: how far it is in the content, of which @next is the range under way
+ * @lost: what could not be read
+ * @calls: how many calls it took; @hidden: how many bytes came from @mem
+ * @tries: of finding a thread that has not ended
+ * @started, @held: when, and for how long the process was stopped
+ */
+struct dump {
+	pid_t pid, tid;
+	int id, mem, pagemap, pipe[2];
+	unsigned int flags;
+	bool stop, all, quiet, copy;
+	unsigned int timeout;
+	struct output out;
+	struct core core;
+	struct memmap map;
+	struct threads threads;
+	size_t nr_threads, no_registers, next;
+	unsigned long long at;
+	struct ranges lost;
+	unsigned long long hidden;
+	unsigned long calls;
+	unsigned int tries;
+	double started, held;
+};
+
+static ssize_t process_vmsplice(pid_t pid, int fd, const struct iovec *iov,
+				unsigned long nr_segs, unsigned int flags)
+{
+	return syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
+}
+
+/* Progress, for people. */
+
+static double shown = -1;
+
+static bool time_to_show(void)
+{
+	if (shown < 0 || now() - shown < 0.1)
+		return false;
+	shown = now();
+	return true;
+}
+
+static void show_search(const struct memmap *map, size_t done)
+{
+	if (time_to_show())
+		fprintf(stderr, "\rlooking for what there is: %zu of %zu mappings, %llu MiB ",
+			done, map->nr, map->bytes >> 20);
+}
+
+static void show_copy(const struct dump *d, bool last)
+{
+	double t = now() - d->started;
+
+	if (time_to_show() || (shown >= 0 && last))
+		fprintf(stderr, "\r%llu of %llu MiB, %.0f MiB/s%40s%s", d->out.offset >> 20,
+			d->core.size >> 20, t > 0 ? d->out.offset / 1048576.0 / t : 0,
+			"", last ? "\n" : "");
+}
+
+/* Moving memory. */
+
+static void __attribute__((noreturn)) die_of_end(const struct dump *d)
+{
+	errx(EXIT_FAILURE, "process %d has ended, or has become another program, in the middle of the dump",
+	     d->pid);
+}
+
+/* Addresses of an old program mean nothing in a new one. */
+static void check_same(const struct dump *d)
+{
+	char byte;
+
+	if (!pread(d->mem, &byte, 1, 0))
+		die_of_end(d);
+}
+
+/* The call takes no pidfd of a thread, and what has ended, if only that, has no memory. */
+static void open_target(struct dump *d)
+{
+	d->tid = find_thread(d->pid);
+	if (!d->tid)
+		die_of_end(d);
+	d->id = d->tid == d->pid ? syscall(SYS_pidfd_open, d->pid, 0) : -1;
+	d->flags = d->id < 0 ? 0 : PROCESS_VMSPLICE_PIDFD;
+	if (d->id < 0)
+		d->id = d->tid;
+}
+
+/* The thread has ended: perhaps the process has not, which will show in a moment. */
+static void open_another(struct dump *d)
+{
+	check_same(d);
+	if (++d->tries == 1000)
+		errx(EXIT_FAILURE, "process %d: %s", d->pid, strerror(ESRCH));
+	if (d->flags)
+		close(d->id);
+	poll(NULL, 0, 1);
+	open_target(d);
+}
+
+/* As much of the content as one call can take; nothing, if this program is of 32 bits. */
+static size_t gather(const struct dump *d, struct iovec *iov)
+{
+	unsigned long long at = d->at;
+	size_t nr = 0;
+
+	for (size_t i = d->next; i < d->core.content.nr && nr < MAX_SEGMENTS; i++, nr++) {
+		const struct range *r = &d->core.content.at[i];
+
+		if (nr)
+			at = r->start;
+		if (r->end - 1 > ULONG_MAX)
+			break;
+		iov[nr].iov_base = (void *)(unsigned long)at;
+		iov[nr].iov_len = r->end - at;
+	}
+	return nr;
+}
+
+static char data[PIPE_BYTES];
+
+static ssize_t move(struct dump *d, const struct iovec *iov, size_t nr)
+{
+	struct iovec local = { data, sizeof(data) };
+	ssize_t n;
+
+	d->calls++;
+	if (d->copy)
+		n = process_vm_readv(d->tid, &local, 1, iov, nr, 0);
+	else
+		n = process_vmsplice(d->id, d->pipe[1], iov, nr, d->flags);
+	if (n < 0)
+		return -errno;
+	if (d->copy)
+		output_write(&d->out, data, n);
+	else
+		output_splice(&d->out, d->pipe[0], n);
+	return n;
+}
+
+/* MADV_GUARD_INSTALL: reading it is an error, and there is nothing. */
+static bool is_guard(const struct dump *d, unsigned long long at)
+{
+	unsigned long long entry = 0;
+	off_t offset = at / sysconf(_SC_PAGESIZE) * sizeof(entry);
+
+	return pread(d->pagemap, &entry, sizeof(entry), offset) == sizeof(entry) &&
+	       (entry & PM_GUARD);
+}
+
+/* What the process may not read; or what nobody can, which has gone since it was found. */
+static ssize_t move_hidden(struct dump *d)
+{
+	unsigned long long end = d->core.content.at[d->next].end;
+	size_t page = sysconf(_SC_PAGESIZE);
+	size_t len = end - d->at < sizeof(data) ? end - d->at : sizeof(data);
+	ssize_t n = pread(d->mem, data, len, d->at);
+
+	if (!n)
+		die_of_end(d);
+	if (n < 0) {
+		n = page - d->at % page;
+		if (!is_guard(d, d->at))
+			ranges_add(&d->lost, d->at, d->at + n);
+		memset(data, 0, n);
+	}
+	output_write(&d->out, data, n);
+	d->hidden += n;
+	return n;
+}
+
+static void advance(struct dump *d, size_t len)
+{
+	const struct ranges *content = &d->core.content;
+
+	while (len) {
+		unsigned long long left = content->at[d->next].end - d->at;
+
+		if (len < left) {
+			d->at += len;
+			return;
+		}
+		len -= left;
+		if (++d->next < content->nr)
+			d->at = content->at[d->next].start;
+	}
+}
+
+static void move_content(struct dump *d)
+{
+	static struct iovec iov[MAX_SEGMENTS];
+
+	d->at = d->core.content.nr ? d->core.content.at[0].start : 0;
+	while (d->next < d->core.content.nr) {
+		size_t nr = gather(d, iov);
+		ssize_t n = nr ? move(d, iov, nr) : -EFAULT;
+
+		if (n == -EFAULT || n == -EIO)
+			n = move_hidden(d);
+		if (n == -ESRCH)
+			open_another(d);
+		else if (n < 0 && n != -EINTR)
+			errx(EXIT_FAILURE, "process %d: %s", d->pid, strerror(-n));
+		if (n > 0) {
+			advance(d, n);
+			d->tries = 0;
+		}
+		show_copy(d, false);
+	}
+}
+
+/* The steps. */
+
+static void hold(struct dump *d)
+{
+	double started = now();
+
+	alarm(d->timeout);
+	if (hold_process(&d->threads, d->pid, d->stop))
+		d->no_registers = core_add_threads(&d->core, d->pid, &d->threads);
+	else
+		d->no_registers = 1;
+	d->nr_threads = d->threads.nr;
+	d->held = started;
+}
+
+static void release(struct dump *d)
+{
+	release_process(&d->threads);
+	alarm(0);
+	d->held = now() - d->held;
+}
+
+static void run_out_of_time(int signal)
+{
+	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
+
+	(void)signal;
+	output_abandon();
+	dprintf(STDERR_FILENO, "%s", text);
+	_exit(EXIT_FAILURE);
+}
+
+static void dump(struct dump *d)
+{
+	int ret;
+
+	hold(d);
+	if (!d->stop)
+		release(d);
+	ret = memmap_read(&d->map, d->tid, d->all);
+	if (ret || !d->map.nr)
+		die_of_end(d);
+	core_add_process(&d->core, d->pid, d->tid, &d->map);
+	core_lay_out(&d->core, &d->map);
+	output_write(&d->out, d->core.header.data, d->core.header.len);
+	output_zeroes(&d->out, ZERO_BLOCK);
+	move_content(d);
+	check_same(d);
+	show_copy(d, true);
+	output_finish(&d->out);
+	if (d->stop)
+		release(d);
+	output_close(&d->out);
+}
+
+static void report(const struct dump *d)
+{
+	static const char *const reasons[NR_FATES] = {
+		[LEFT_BY_FILTER] = "by coredump_filter", [LEFT_BY_MADVISE] = "by MADV_DONTDUMP",
+		[LEFT_UNREADABLE] = "as nobody can read it",
+	};
+
+	fprintf(stderr, "pvmdump: %zu mappings, %llu bytes in %zu ranges, %zu threads; held for %.3f of %.3f s\n",
+		d->map.nr, d->map.bytes, d->core.content.nr, d->nr_threads, d->held,
+		now() - d->started);
+	fprintf(stderr, "pvmdump: %lu calls of %s(); %llu bytes by /proc/%d/mem\n", d->calls,
+		d->copy ? "process_vm_readv" : "process_vmsplice", d->hidden, d->tid);
+	for (enum fate fate = TAKEN + 1; fate < NR_FATES; fate++) {
+		unsigned long long bytes = 0;
+		size_t nr = 0;
+
+		for (size_t i = 0; i < d->map.nr; i++) {
+			const struct mapping *m = &d->map.mappings[i];
+
+			nr += m->fate == fate;
+			bytes += m->fate == fate ? m->resident : 0;
+		}
+		if (nr)
+			fprintf(stderr, "pvmdump: left out %s: %zu mappings, %llu bytes resident\n",
+				reasons[fate], nr, bytes);
+	}
+}
+
+/* Also when it is to be quiet: what is there is not what it should be. */
+static int report_lack(const struct dump *d)
+{
+	for (size_t i = 0; i < d->lost.nr && i < 10; i++)
+		warnx("could not be read: %llx-%llx", d->lost.at[i].start, d->lost.at[i].end);
+	if (d->lost.nr > 10)
+		warnx("could not be read: %zu more", d->lost.nr - 10);
+	if (d->lost.nr)
+		warnx("there are zeroes in the core file for what could not be read");
+	if (d->no_registers && d->nr_threads)
+		warnx("no registers of %zu threads, which can't be woken", d->no_registers);
+	return d->lost.nr || d->no_registers ? EXIT_INCOMPLETE : EXIT_SUCCESS;
+}
+
+/* Without segments, the call only says whether there is one. */
+static void choose_call(struct dump *d)
+{
+	if (!d->copy && process_vmsplice(0, -1, NULL, 0, PROCESS_VMSPLICE_PIDFD)) {
+		d->copy = true;
+		if (!d->quiet)
+			warnx("this kernel has no process_vmsplice(): copying with process_vm_readv()");
+	}
+	if (d->copy)
+		return;
+	if (pipe2(d->pipe, O_CLOEXEC))
+		err(EXIT_FAILURE, "pipe");
+	/* If that is not allowed, it just takes more calls. */
+	fcntl(d->pipe[1], F_SETPIPE_SZ, PIPE_BYTES);
+}
+
+static int usage(FILE *f, int status)
+{
+	fputs("Usage: pvmdump [OPTION]... PID FILE|-|HOST:PORT\n"
+	      "\n"
+	      "Writes a core file of a live process, which goes on.\n"
+	      "  -s, --stop             hold it until the core file has been taken by whom it\n"
+	      "                         goes to, so that it is consistent\n"
+	      "  -t, --timeout=SECONDS  let it go after so long, and fail\n"
+	      "  -a, --all              all that can be read, not only what coredump_filter\n"
+	      "                         and MADV_DONTDUMP leave\n"
+	      "  -c, --copy             use process_vm_readv(), as without process_vmsplice()\n"
+	      "  -q, --quiet            no summary and no progress\n"
+	      "  -h, --help             this text\n"
+	      "Exit status: 0, 1 without a core file, 2 if used wrongly, 3 if it lacks something\n", f);
+	return status;
+}
+
+static unsigned int parse_seconds(const char *text)
+{
+	int seconds = parse_pid(text);
+
+	if (!seconds)
+		errx(2, "not a number of seconds: %s", text);
+	return seconds;
+}
+
+/* Returns -1, or the status to end with. */
+static int parse_options(struct dump *d, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "stop", no_argument, NULL, 's' },
+		{ "timeout", required_argument, NULL, 't' },
+		{ "all", no_argument, NULL, 'a' },
+		{ "copy", no_argument, NULL, 'c' },
+		{ "quiet", no_argument, NULL, 'q' },
+		{ "help", no_argument, NULL, 'h' },
+		{}
+	};
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "st:acqh", options, NULL)) != -1) {
+		switch (opt) {
+		case 's':
+			d->stop = true;
+			break;
+		case 't':
+			d->timeout = parse_seconds(optarg);
+			break;
+		case 'a':
+			d->all = true;
+			break;
+		case 'c':
+			d->copy = true;
+			break;
+		case 'q':
+			d->quiet = true;
+			break;
+		case 'h':
+			return usage(stdout, 0);
+		default:
+			return usage(stderr, 2);
+		}
+	}
+	return argc - optind == 2 ? -1 : usage(stderr, 2);
+}
+
+int main(int argc, char **argv)
+{
+	struct dump d = { .map.progress = show_search };
+	int status = parse_options(&d, argc, argv);
+
+	if (status >= 0)
+		return status;
+	d.pid = parse_pid(argv[optind]);
+	if (!d.pid)
+		errx(2, "not a process id: %s", argv[optind]);
+	d.started = now();
+	check_process(d.pid);
+	open_target(&d);
+	d.mem = open_proc(d.tid, "mem");
+	d.pagemap = open_proc(d.tid, "pagemap");
+	if (d.mem < 0)
+		die_of_end(&d);
+	core_init(&d.core, d.tid);
+	choose_call(&d);
+	signal(SIGALRM, run_out_of_time);
+	output_open(&d.out, argv[optind + 1]);
+	if (!d.quiet && isatty(STDERR_FILENO))
+		shown = 0;
+	dump(&d);
+	if (!d.quiet)
+		report(&d);
+	return report_lack(&d);
+}

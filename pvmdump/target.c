@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+#include <dirent.h>
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "pvmdump.h"
+
+#define KERNEL_THREAD 0x200000		/* PF_KTHREAD */
+/* How long a thread may take to stop before its state is looked at, in seconds. */
+#define PATIENCE 1.0
+
+double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+static bool read_text(pid_t tid, const char *name, char *text, size_t size)
+{
+	int fd = open_proc(tid, name);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[n > 0 ? n : 0] = 0;
+	return n > 0;
+}
+
+bool read_task(pid_t tid, struct task *t)
+{
+	char text[1024], *end;
+
+	*t = (struct task){};
+	if (!read_text(tid, "stat", text, sizeof(text)))
+		return false;
+	/* The name can have anything in it. */
+	end = strrchr(text, ')');
+	if (!end)
+		return false;
+	*end = 0;
+	snprintf(t->comm, sizeof(t->comm), "%s", strchr(text, '(') + 1);
+	return sscanf(end + 1, " %c %d %d %d %*d %*d %lu %*u %*u %*u %*u %llu %llu %llu %llu %*d %d %*d %*d %*u %*u %*d %*u %*u %*u %*u %*u %*u %llu %llu",
+		      &t->state, &t->ppid, &t->pgrp, &t->sid, &t->flags, &t->utime, &t->stime,
+		      &t->cutime, &t->cstime, &t->nice, &t->pending, &t->blocked) == 12;
+}
+
+long read_status(pid_t tid, const char *field)
+{
+	char text[4096], *at;
+
+	if (!read_text(tid, "status", text, sizeof(text)))
+		return -1;
+	at = strstr(text, field);
+	return at ? strtol(at + strlen(field), NULL, 10) : -1;
+}
+
+static bool has_ended(pid_t tid)
+{
+	struct task task;
+
+	return !read_task(tid, &task) || strchr("ZX", task.state);
+}
+
+static DIR *open_threads(pid_t pid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	return opendir(path);
+}
+
+/* Each call gives another thread, 0 after the last one. */
+static pid_t next_thread(DIR *dir)
+{
+	struct dirent *entry;
+	pid_t tid = 0;
+
+	while (dir && !tid && (entry = readdir(dir)))
+		tid = parse_pid(entry->d_name);
+	return tid;
+}
+
+pid_t find_thread(pid_t pid)
+{
+	DIR *dir = open_threads(pid);
+	pid_t tid;
+
+	while ((tid = next_thread(dir)) && has_ended(tid))
+		;
+	if (dir)
+		closedir(dir);
+	return tid;
+}
+
+/* Why the right to trace a process is missing, as far as one can tell. */
+static void __attribute__((noreturn)) die_of_permission(pid_t pid)
+{
+	char yama[8] = "0";
+	FILE *f = fopen("/proc/sys/kernel/yama/ptrace_scope", "r");
+	long uid = read_status(pid, "\nUid:");
+
+	if (f && !fgets(yama, sizeof(yama), f))
+		yama[0] = '0';
+	if (uid >= 0 && uid != (long)geteuid())
+		errx(EXIT_FAILURE, "process %d: not permitted: that takes the right to trace it, ptrace(2), and it is user %ld's: become that user, or root",
+		     pid, uid);
+	if (yama[0] != '0')
+		errx(EXIT_FAILURE, "process %d: not permitted: that takes the right to trace it, which kernel.yama.ptrace_scope=%c restricts: become root, or set it to 0",
+		     pid, yama[0]);
+	errx(EXIT_FAILURE, "process %d: not permitted: that takes the right to trace it, ptrace(2), which it, its capabilities or a security module don't give",
+	     pid);
+}
+
+pid_t check_process(pid_t pid)
+{
+	char self[16] = "";
+	struct task task;
+	char byte;
+	pid_t tid;
+	int mem;
+
+	if (readlink("/proc/self", self, sizeof(self) - 1) < 0 || atoi(self) != getpid())
+		errx(EXIT_FAILURE, "/proc is not there, or of another pid namespace: mount one, or use nsenter -p -m");
+	if (!read_task(pid, &task))
+		errx(EXIT_FAILURE, "process %d: no such process", pid);
+	if (read_status(pid, "\nTgid:") != pid)
+		errx(EXIT_FAILURE, "%d is a thread of process %ld: dump that", pid,
+		     read_status(pid, "\nTgid:"));
+	if (task.flags & KERNEL_THREAD)
+		errx(EXIT_FAILURE, "process %d (%s) is a kernel thread: it has no memory of its own",
+		     pid, task.comm);
+	tid = find_thread(pid);
+	if (!tid)
+		errx(EXIT_FAILURE, "process %d (%s) is a zombie: it has ended, and its parent %d has not waited for it",
+		     pid, task.comm, task.ppid);
+	mem = open_proc(tid, "mem");
+	if (mem < 0 && (errno == EACCES || errno == EPERM))
+		die_of_permission(pid);
+	/* One that is about to end, or to begin, has none. */
+	if (mem < 0 || !pread(mem, &byte, 1, 0))
+		errx(EXIT_FAILURE, "process %d (%s) has no memory: it is ending", pid, task.comm);
+	close(mem);
+	return tid;
+}
+
+/* Holding it. */
+
+static bool is_known(const struct threads *threads, pid_t tid)
+{
+	for (size_t i = 0; i < threads->nr; i++)
+		if (threads->tid[i] == tid)
+			return true;
+	return false;
+}
+
+static void add_thread(struct threads *threads, pid_t tid)
+{
+	threads->tid = grow(threads->tid, threads->nr, sizeof(*threads->tid));
+	threads->stopped = grow(threads->stopped, threads->nr, sizeof(*threads->stopped));
+	threads->tid[threads->nr] = tid;
+	threads->stopped[threads->nr++] = false;
+}
+
+/* Why PTRACE_SEIZE failed: not because of the thread's end, which only looks so. */
+static void explain_seize(pid_t pid, pid_t tid, bool must)
+{
+	long tracer = read_status(tid, "\nTracerPid:");
+	void (*say)(const char *format, ...) = warnx;
+	struct task task;
+
+	if (tracer > 0 && read_task(tracer, &task))
+		say("process %d can't be held: process %ld (%s) traces it: let that detach%s",
+		    pid, tracer, task.comm, must ? ", or leave out --stop" : "; its registers are left out");
+	else if (tid == getpid() || pid == getpid())
+		say("a process can't hold itself%s", must ? "" : ": its registers are left out");
+	else
+		say("process %d can't be held: thread %d: %s%s", pid, tid, strerror(EPERM),
+		    must ? "" : ": its registers are left out");
+}
+
+/* All threads there are by now; *found says whether there were new ones. */
+static bool seize_threads(struct threads *threads, pid_t pid, bool must, bool *found)
+{
+	DIR *dir = open_threads(pid);
+	bool ok = true;
+	pid_t tid;
+
+	*found = false;
+	while (ok && (tid = next_thread(dir))) {
+		if (is_known(threads, tid))
+			continue;
+		if (!ptrace(PTRACE_SEIZE, tid, NULL, NULL)) {
+			/* If that fails, it has ended, which the wait is told. */
+			ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
+			add_thread(threads, tid);
+			*found = true;
+		} else if (errno != ESRCH && !has_ended(tid)) {
+			explain_seize(pid, tid, must);
+			ok = false;
+		}
+	}
+	if (dir)
+		closedir(dir);
+	return ok;
+}
+
+enum wait { STOPPED, GONE, RUNNING };
+
+static enum wait look_at(pid_t tid)
+{
+	int status;
+	pid_t ret = waitpid(tid, &status, __WALL | WNOHANG);
+
+	if (!ret)
+		return has_ended(tid) ? GONE : RUNNING;
+	if (ret != tid || !WIFSTOPPED(status))
+		return GONE;
+	if (status >> 16 == PTRACE_EVENT_STOP)
+		return STOPPED;
+	/* A signal came first: the thread takes it when it goes on. */
+	ptrace(PTRACE_CONT, tid, NULL, (void *)(long)WSTOPSIG(status));
+	return RUNNING;
+}
+
+/* A thread that sleeps and can't be woken is as good as stopped, but for its registers. */
+static enum wait wait_for_thread(pid_t tid)
+{
+	static const struct timespec moment = { .tv_nsec = 10000000 };
+	double started = now();
+	sigset_t child;
+	enum wait state;
+	struct task task;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+	while ((state = look_at(tid)) == RUNNING) {
+		sigtimedwait(&child, NULL, &moment);
+		if (now() - started > PATIENCE && read_task(tid, &task) && task.state == 'D')
+			break;
+	}
+	return state;
+}
+
+/* Those from nr on, which have just been seized; the ones that are gone are left out. */
+static void wait_for_threads(struct threads *threads, size_t nr)
+{
+	size_t kept = nr;
+
+	for (; nr < threads->nr; nr++) {
+		enum wait state = wait_for_thread(threads->tid[nr]);
+
+		threads->tid[kept] = threads->tid[nr];
+		threads->stopped[kept] = state == STOPPED;
+		kept += state != GONE;
+	}
+	threads->nr = kept;
+}
+
+bool hold_process(struct threads *threads, pid_t pid, bool must)
+{
+	bool found = true, ok = true;
+
+	/* Threads may start others until the last of them is held. */
+	while (found && ok) {
+		size_t nr = threads->nr;
+
+		ok = seize_threads(threads, pid, must, &found);
+		wait_for_threads(threads, nr);
+	}
+	if (!ok && must)
+		exit(EXIT_FAILURE);
+	if (!ok)
+		release_process(threads);
+	return ok;
+}
+
+void release_process(struct threads *threads)
+{
+	for (size_t i = 0; i < threads->nr; i++)
+		ptrace(PTRACE_DETACH, threads->tid[i], NULL, NULL);
+	threads->nr = 0;
+}
