@@ -1089,24 +1089,19 @@ FIXTURE_VARIANT(poison)
 	size_t good;	/* pages that come before the error */
 };
 
-#define POISON(name, b, c, g)							\
-	FIXTURE_VARIANT_ADD(poison, name) {					\
-		.backing = &(b), .consumer = c, .good = g,			\
-	}
-
-POISON(anon_read, anon, BY_READ, POISONED);
-POISON(anon_vmsplice, anon, BY_VMSPLICE, POISONED);
-POISON(anon_to_file, anon, TO_FILE, POISONED);
-POISON(anon_to_socket, anon, TO_SOCKET, POISONED);
-POISON(anon_tee, anon, BY_TEE, POISONED);
+FIXTURE_VARIANT_ADD(poison, anon_read) { &anon, BY_READ, POISONED };
+FIXTURE_VARIANT_ADD(poison, anon_vmsplice) { &anon, BY_VMSPLICE, POISONED };
+FIXTURE_VARIANT_ADD(poison, anon_to_file) { &anon, TO_FILE, POISONED };
+FIXTURE_VARIANT_ADD(poison, anon_to_socket) { &anon, TO_SOCKET, POISONED };
+FIXTURE_VARIANT_ADD(poison, anon_tee) { &anon, BY_TEE, POISONED };
 /* One buffer has all the pages. */
-POISON(thp_read, thp, BY_READ, 0);
-POISON(thp_vmsplice, thp, BY_VMSPLICE, 0);
-POISON(thp_to_file, thp, TO_FILE, 0);
-POISON(thp_to_socket, thp, TO_SOCKET, 0);
-POISON(thp_tee, thp, BY_TEE, 0);
+FIXTURE_VARIANT_ADD(poison, thp_read) { &thp, BY_READ, 0 };
+FIXTURE_VARIANT_ADD(poison, thp_vmsplice) { &thp, BY_VMSPLICE, 0 };
+FIXTURE_VARIANT_ADD(poison, thp_to_file) { &thp, TO_FILE, 0 };
+FIXTURE_VARIANT_ADD(poison, thp_to_socket) { &thp, TO_SOCKET, 0 };
+FIXTURE_VARIANT_ADD(poison, thp_tee) { &thp, BY_TEE, 0 };
 /* These are the pipe's own. */
-POISON(memfd_read, memfd, BY_READ, SPAN_PAGES);
+FIXTURE_VARIANT_ADD(poison, memfd_read) { &memfd, BY_READ, SPAN_PAGES };
 
 FIXTURE_SETUP(poison)
 {
@@ -1146,13 +1141,13 @@ FIXTURE_TEARDOWN(poison)
 }
 
 /* How many bytes came, or -errno. */
-static ssize_t consume(struct world *w, enum consumer consumer, int *out,
+static ssize_t consume(struct world *w, enum consumer who, int *out,
 		       unsigned char *buf)
 {
 	struct iovec iov = { buf, SPAN };
 	ssize_t n = -1;
 
-	switch (consumer) {
+	switch (who) {
 	case BY_READ:
 		n = read(w->rd, buf, SPAN);
 		break;
@@ -1234,17 +1229,12 @@ FIXTURE_VARIANT(merge)
 	bool own_vmsplice;
 };
 
-#define MERGE(name, b, v)							\
-	FIXTURE_VARIANT_ADD(merge, name) {					\
-		.backing = &(b), .own_vmsplice = v,				\
-	}
-
-MERGE(freed, freed, false);
-MERGE(swapped_in, swapped_in, false);
-MERGE(thp_freed, thp_freed, false);
-MERGE(mthp_freed, mthp_freed, false);
-MERGE(freed_own_vmsplice, freed, true);
-MERGE(swapped_in_own_vmsplice, swapped_in, true);
+FIXTURE_VARIANT_ADD(merge, freed) { &freed, false };
+FIXTURE_VARIANT_ADD(merge, swapped_in) { &swapped_in, false };
+FIXTURE_VARIANT_ADD(merge, thp_freed) { &thp_freed, false };
+FIXTURE_VARIANT_ADD(merge, mthp_freed) { &mthp_freed, false };
+FIXTURE_VARIANT_ADD(merge, freed_own_vmsplice) { &freed, true };
+FIXTURE_VARIANT_ADD(merge, swapped_in_own_vmsplice) { &swapped_in, true };
 
 FIXTURE_SETUP(merge)
 {
@@ -1305,11 +1295,8 @@ TEST_F_TIMEOUT(merge, leaves_out_what_is_in_the_pipe, TIMEOUT)
 		frames[i] = page_frame(w->a, w->mem + i * page_size);
 	/* Some kernels say so of all that is anonymous. */
 	tells = !frame_has(frames[0], KPF_KSM);
-	if (variant->own_vmsplice) {
-		ASSERT_TRUE(own_vmsplice(w));
-	} else {
-		ASSERT_EQ((ssize_t)iov.iov_len, pvm(w->a, w->wr, &iov, 1, 0));
-	}
+	ASSERT_TRUE(variant->own_vmsplice ? own_vmsplice(w) :
+		    pvm(w->a, w->wr, &iov, 1, 0) == (ssize_t)iov.iov_len);
 	ASSERT_TRUE(step_of(w->ctl_a[0], 'f'));
 	ASSERT_TRUE(step_of(w->ctl_a[0], 'g'));
 	wait_for_scans(8);

@@ -1236,11 +1236,10 @@ TEST_F_TIMEOUT(last_owner, exchanged_all_the_time, TIMEOUT)
 	for (int i = 0; i < 2000; i++) {
 		ssize_t ret = pvm(getpid(), p[1], &iov, 1, SPLICE_F_NONBLOCK);
 
-		if (ret == (ssize_t)page_size) {
-			ASSERT_TRUE(drain(p[0], page_size));
-		} else if (!others++) {
+		if (ret == (ssize_t)page_size && drain(p[0], page_size))
+			continue;
+		if (!others++)
 			TH_LOG("call %d returned %zd", i, ret);
-		}
 	}
 	__atomic_store_n(&c.stop, true, __ATOMIC_RELAXED);
 	pthread_join(c.thread, NULL);
