@@ -264,9 +264,11 @@ static int read_pagemap(const struct source *s, struct mapping *m)
 
 	while (at < m->range.end) {
 		size_t want = (m->range.end - at) / s->page * sizeof(*entries);
-		ssize_t n = pread(s->pagemap, entries, want < sizeof(entries) ? want : sizeof(entries),
-				  at / s->page * sizeof(*entries));
+		ssize_t n;
 
+		if (want > sizeof(entries))
+			want = sizeof(entries);
+		n = pread(s->pagemap, entries, want, at / s->page * sizeof(*entries));
 		if (n < (ssize_t)sizeof(*entries))
 			return -ESRCH;
 		for (size_t i = 0; i < n / sizeof(*entries); i++, at += s->page)
