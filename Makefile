@@ -42,7 +42,7 @@ test:
 coverage:
 	@scripts/coverage
 
-## make mutants    break the call in 65 ways, one after the other: does a test notice?
+## make mutants    break the call in 66 ways, one after the other: does a test notice?
 mutants:
 	@scripts/mutants
 
