@@ -21,8 +21,10 @@ if [ -n "${LINUX:-}" ]; then
 	export LINUX
 	KERNEL=$BASE-$(printf '%s' "$LINUX" | cksum | cut -d' ' -f1)
 fi
+# Another series, patches/$SERIES, on top of the one that has the call.
+SERIES=${SERIES:-}
 # Where kernel code is edited; see scripts/tree.
-TREE=${TREE:-$CACHE/tree-$KERNEL}
+TREE=${TREE:-$CACHE/tree-$KERNEL${SERIES:+-$SERIES}}
 
 # The kernels that the series is kept for, and the Debian suites that have each.
 declare -A SUITES=(
@@ -39,6 +41,10 @@ die() {
 	printf '%s: %s\n' "$(basename "$0")" "$*" >&2
 	exit 1
 }
+
+[ -z "$SERIES" ] || [ -f "$TOP/patches/$SERIES/series" ] ||
+	die "SERIES=$SERIES is not known; these are:" \
+		"$(cd "$TOP/patches" && echo -- */series | sed 's/^-- //; s,/series,,g')"
 
 check_base() {
 	[[ -v SUITES[$BASE] ]] ||
@@ -107,9 +113,16 @@ kernel_version() {
 	sed -n 's/^\(VERSION\|PATCHLEVEL\|SUBLEVEL\) = //p' "$1" | paste -sd.
 }
 
-# The lines of patches/series: PATCH [NEW FILE OR FOLDER]...
+# The lines of the series $1 that can be mailed: PATCH [NEW FILE OR FOLDER]...
+series_of() {
+	sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$TOP/patches/${1:+$1/}series" |
+		sed "s,^,${1:+$1/},"
+}
+
+# Of the one that has the call and, on top of it, of $SERIES.
 series() {
-	sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$TOP/patches/series"
+	series_of ""
+	[ -z "$SERIES" ] || series_of "$SERIES"
 }
 
 # Of the lines of the function table(), those whose first word is an argument; all, if
