@@ -23,7 +23,7 @@ if [ -n "${LINUX:-}" ]; then
 fi
 # Another series, patches/$SERIES, on top of the one that has the call.
 SERIES=${SERIES:-}
-# Where kernel code is edited; see scripts/tree.
+# Where kernel code is edited; see scripts/kernel/tree.
 TREE=${TREE:-$CACHE/tree-$KERNEL${SERIES:+-$SERIES}}
 
 # The kernels that the series is kept for, and the Debian suites that have each.

@@ -1122,7 +1122,7 @@ TEST_F_TIMEOUT(backing, gone_while_in_the_pipe, TIMEOUT)
  * and the parent, by then the only one who maps it, writes. hugetlb gives it the page
  * for that, even if the child's call has taken a reference and not copied the bytes yet.
  * No bytes of the parent's may come out. The time between the two is short;
- * scripts/mutants makes it long.
+ * scripts/checks/mutants makes it long.
  */
 FIXTURE(last_owner)
 {

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * states KIND - a process in a state that makes dumping hard, for scripts/guest/lib/pvmdump-guest
+ *
+ * Says "ready PID", of the process that is to be dumped, and sleeps until it is killed.
+ * Each page of what belongs into a core file has the text "in-NAME"; of what does not,
+ * "out-NAME".
+ */
+#define _GNU_SOURCE
+#include <err.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+
+#define PAGE 4096UL
+#define LEN (16 * PAGE)
+#define RW (PROT_READ | PROT_WRITE)
+
+static void ready(pid_t pid)
+{
+	printf("ready %d\n", pid);
+	fflush(stdout);
+}
+
+static void idle(void)
+{
+	for (;;)
+		pause();
+}
+
+static char *map(size_t len, int flags, int fd)
+{
+	char *p = mmap(NULL, len, RW, flags | (fd < 0 ? MAP_ANONYMOUS : 0), fd, 0);
+
+	if (p == MAP_FAILED)
+		err(1, "mmap");
+	return p;
+}
+
+static void mark(char *p, size_t len, const char *text)
+{
+	for (size_t i = 0; i < len; i += PAGE)
+		strcpy(p + i, text);
+}
+
+static void advise(char *p, size_t len, int advice)
+{
+	if (madvise(p, len, advice))
+		err(1, "madvise %d", advice);
+}
+
+/* Guards in each kind of memory that can have them, among what has been touched. */
+static void guards(void)
+{
+	char *p[] = {
+		map(LEN, MAP_PRIVATE, -1), map(LEN, MAP_SHARED, -1),
+		map(LEN, MAP_PRIVATE, memfd_create("guards", 0)),
+	};
+
+	if (ftruncate(3, LEN))
+		err(1, "ftruncate");
+	for (int i = 0; i < 3; i++) {
+		mark(p[i], LEN, "in-guards");
+		advise(p[i] + 4 * PAGE, 3 * PAGE, MADV_GUARD_INSTALL);
+	}
+}
+
+/* What a child inherits, and has not touched: its page tables have nothing of it. */
+static void untouched(void)
+{
+	char name[] = "/tmp/deleted-XXXXXX";
+	int fd = mkstemp(name), memfd = memfd_create("untouched", 0);
+	pid_t pid;
+
+	mark(map(LEN, MAP_SHARED, -1), LEN, "in-anonymous");
+	if (ftruncate(memfd, LEN) || ftruncate(fd, LEN) || unlink(name))
+		err(1, "ftruncate");
+	mark(map(LEN, MAP_SHARED, memfd), LEN, "in-memfd");
+	mark(map(LEN, MAP_SHARED, fd), LEN, "in-deleted");
+	pid = fork();
+	if (!pid) {
+		map(LEN, MAP_PRIVATE, fd);
+		idle();
+	}
+	usleep(100000);
+	ready(pid);
+	idle();
+}
+
+static void swapped(void)
+{
+	char *p = map(LEN, MAP_SHARED, -1), *q = map(LEN, MAP_PRIVATE, -1);
+
+	mark(p, LEN, "in-swapped-shmem");
+	mark(q, LEN, "in-swapped");
+	advise(p, LEN, MADV_PAGEOUT);
+	advise(q, LEN, MADV_PAGEOUT);
+}
+
+/* Data that the process itself may not read now. */
+static void protected(void)
+{
+	static const int prots[] = { PROT_NONE, PROT_WRITE, PROT_EXEC };
+
+	for (int i = 0; i < 3; i++) {
+		char *p = map(LEN, MAP_PRIVATE, -1);
+
+		mark(p, LEN, "in-protected");
+		mprotect(p, LEN, prots[i]);
+	}
+}
+
+static void left_out(void)
+{
+	char *p = map(LEN, MAP_PRIVATE, -1);
+	int fd = open("/tmp/named", O_RDWR | O_CREAT, 0600);
+
+	mark(p, LEN, "out-dontdump");
+	advise(p, LEN, MADV_DONTDUMP);
+	if (ftruncate(fd, LEN))
+		err(1, "ftruncate");
+	mark(map(LEN, MAP_SHARED, fd), LEN, "out-named-shared");
+	p = map(LEN, MAP_PRIVATE, fd);
+	strcpy(p, "in-written-private");
+}
+
+/* Much that nobody has written to: read only, reserved, of the zero page. */
+static void empty(void)
+{
+	char *p = map(128UL << 20, MAP_PRIVATE | MAP_NORESERVE, -1);
+	volatile char sum = 0;
+
+	for (size_t i = 0; i < 128UL << 20; i += PAGE)
+		sum += p[i];
+	if (sizeof(long) == 8)
+		p = map((size_t)(1ULL << 40), MAP_PRIVATE | MAP_NORESERVE, -1);
+	map(64UL << 20, MAP_SHARED | MAP_NORESERVE, -1);
+	strcpy(p, "in-empty");
+}
+
+static void many(void)
+{
+	char *p = map(66000 * PAGE, MAP_PRIVATE | MAP_NORESERVE, -1);
+
+	for (size_t i = 0; i < 66000; i += 2)
+		if (mprotect(p + i * PAGE, PAGE, PROT_READ))
+			err(1, "mprotect");
+	strcpy(p + 65999 * PAGE, "in-many");
+}
+
+static void *wait_for_end_of_leader(void *arg)
+{
+	char path[64], text[256];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", getpid());
+	do {
+		usleep(1000);
+		memset(text, 0, sizeof(text));
+		fd = open(path, O_RDONLY);
+		if (read(fd, text, sizeof(text) - 1) < 0)
+			err(1, "stat");
+		close(fd);
+	} while (!strstr(text, ") Z "));
+	ready(getpid());
+	idle();
+	return arg;
+}
+
+static void leader_ends(void)
+{
+	pthread_t t;
+
+	mark(map(LEN, MAP_PRIVATE, -1), LEN, "in-leader-ends");
+	pthread_create(&t, NULL, wait_for_end_of_leader, NULL);
+	pthread_exit(NULL);
+}
+
+static void *nothing(void *arg)
+{
+	return arg;
+}
+
+static void *churn_threads(void *arg)
+{
+	pthread_t t;
+
+	for (;;)
+		if (!pthread_create(&t, NULL, nothing, NULL))
+			pthread_join(t, NULL);
+	return arg;
+}
+
+static void churn(void)
+{
+	pthread_t t;
+
+	for (int i = 0; i < 4; i++)
+		pthread_create(&t, NULL, churn_threads, NULL);
+}
+
+/* Waits for its child in an uninterruptible sleep. */
+static void vforks(void)
+{
+	pid_t pid;
+
+	mark(map(LEN, MAP_PRIVATE, -1), LEN, "in-vforks");
+	ready(getpid());
+	pid = vfork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		syscall(SYS_pause);
+		_exit(0);
+	}
+}
+
+static void become(int signal)
+{
+	(void)signal;
+	execl("/proc/self/exe", "states", "second", NULL);
+}
+
+/* More than a pipe takes, at an address that the next program has as well. */
+static void fill(const char *text)
+{
+	void *at = (void *)0x20000000UL;
+	char *p = mmap(at, 16UL << 20, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+	if (p != at)
+		err(1, "mmap");
+	mark(p, 16UL << 20, text);
+}
+
+static void execs(void)
+{
+	sigset_t none;
+
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	signal(SIGUSR1, become);
+	fill("in-first");
+}
+
+static void second(void)
+{
+	fill("in-second");
+}
+
+static void exits(int signal)
+{
+	_exit(signal);
+}
+
+static void may_exit(void)
+{
+	signal(SIGUSR1, exits);
+	fill("in-exits");
+}
+
+/* Its child is to be dumped. */
+static void traces(void)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		mark(map(LEN, MAP_PRIVATE, -1), LEN, "in-traced");
+		idle();
+	}
+	if (ptrace(PTRACE_SEIZE, pid, NULL, NULL))
+		err(1, "PTRACE_SEIZE");
+	ready(pid);
+	idle();
+}
+
+static void zombie(void)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(0);
+	usleep(100000);
+	ready(pid);
+	idle();
+}
+
+static void *say_id(void *arg)
+{
+	ready(syscall(SYS_gettid));
+	idle();
+	return arg;
+}
+
+static void thread(void)
+{
+	pthread_t t;
+
+	pthread_create(&t, NULL, say_id, NULL);
+	idle();
+}
+
+static void nonblock(char **argv)
+{
+	fcntl(1, F_SETFL, fcntl(1, F_GETFL) | O_NONBLOCK);
+	execvp(*argv, argv);
+	err(1, "%s", *argv);
+}
+
+static const struct {
+	const char *name;
+	void (*be)(void);
+} kinds[] = {
+	{ "guards", guards }, { "untouched", untouched }, { "swapped", swapped },
+	{ "protected", protected }, { "left_out", left_out }, { "empty", empty },
+	{ "many", many }, { "leader_ends", leader_ends }, { "churn", churn },
+	{ "vforks", vforks }, { "execs", execs }, { "second", second },
+	{ "may_exit", may_exit }, { "traces", traces }, { "zombie", zombie },
+	{ "thread", thread },
+};
+
+int main(int argc, char **argv)
+{
+	if (argc > 2 && !strcmp(argv[1], "nonblock"))
+		nonblock(argv + 2);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds) && argc == 2; i++) {
+		if (strcmp(argv[1], kinds[i].name))
+			continue;
+		kinds[i].be();
+		ready(getpid());
+		idle();
+	}
+	errx(2, "no kind of process: %s", argv[argc - 1]);
+}
