@@ -18,7 +18,7 @@ demo:
 
 ## make check      what CI runs: lint, the demo, the most telling cells of check-all
 check:
-	@scripts/checks/check
+	@scripts/checks/check-all --ci
 
 ##
 ## In a guest (scripts/guest):

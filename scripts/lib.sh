@@ -88,14 +88,57 @@ set_config_options() {
 	config_options=(-c "$file")
 }
 
-# Two runs at once would build in the same trees.
-lock_cache() {
-	mkdir -p "$CACHE"
-	exec {lock_fd}>"$CACHE/lock"
-	flock -n "$lock_fd" || {
-		say "waiting for another run that uses $CACHE"
-		flock "$lock_fd"
+declare -A lock_fds=()
+
+# lock NAME [-s] - what two runs must not do at the same time in the cache or, with -s, may
+# if both have -s. Until the caller ends.
+lock() {
+	local name=$1 how=${2:--x} fd
+
+	if [[ ! -v lock_fds[$name] ]]; then
+		mkdir -p "$CACHE/locks"
+		exec {fd}>>"$CACHE/locks/$name"
+		lock_fds[$name]=$fd
+	fi
+	flock "$how" -n "${lock_fds[$name]}" || {
+		say "waiting for another run that uses $name in $CACHE"
+		flock "$how" "${lock_fds[$name]}"
 	}
+}
+
+# Brings in the source of Linux $BASE with the series, for the caller alone.
+own_kernel() {
+	lock "src-$KERNEL"
+	"$TOP/scripts/kernel/fetch"
+	"$TOP/scripts/kernel/lib/apply" >/dev/null
+}
+
+# Is it there, and what the patches here make of it?
+is_applied() {
+	local head
+
+	kgit rev-parse -q --verify pristine >/dev/null 2>&1 || return
+	head=$("$TOP/scripts/kernel/lib/apply" --only-commits) || exit
+	[ "$head" = "$(kgit rev-parse HEAD)" ] && git -C "$(src_dir)" diff-index --quiet HEAD --
+}
+
+# The same to build from, as others may at the same time, in folders of their own. What a
+# person's own tree has is read anew each time.
+use_kernel() {
+	if [ -n "${LINUX:-}" ]; then
+		own_kernel
+		return
+	fi
+	lock "src-$KERNEL" -s
+	until is_applied; do
+		own_kernel
+		lock "src-$KERNEL" -s
+	done
+}
+
+# What is built for $ARCH and $CONFIG, and the run in it.
+lock_build() {
+	lock "build-$(basename "$(build_dir)")"
 }
 
 # The git repository with the kernel source, whose objects all trees share. Who
