@@ -9,6 +9,8 @@ set -euo pipefail
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/process_vmsplice
 export TOP CACHE
+# The tests and the architectures that are not posted.
+EXTRA=$TOP/selftests-extra
 JOBS=${JOBS:-$(nproc)}
 # The kernel that the series is written for; the others are backports.
 MAIN_BASE=7.3
@@ -53,11 +55,9 @@ check_base() {
 }
 
 check_arch() {
-	local conf=$TOP/tools/testing/selftests/process_vmsplice/vmtest/$ARCH.conf
-
-	[ -f "$conf" ] ||
+	[ -f "$EXTRA/vmtest/$ARCH.conf" ] ||
 		die "ARCH=$ARCH is not supported; these are:" \
-			"$(cd "${conf%/*}" && echo -- *.conf | sed 's/^-- //; s/\.conf//g')"
+			"$(cd "$EXTRA/vmtest" && echo *.conf | sed 's/\.conf//g')"
 }
 
 src_dir() {
@@ -72,20 +72,29 @@ build_dir() {
 	echo "$CACHE/build/$KERNEL-$ARCH${name:+-$name}"
 }
 
-# Sets config_options to what the vmtest.sh in the folder $1 has to be told of CONFIG: a
-# name of those beside it, or the path of a file of this repository.
-set_config_options() {
-	local vmtest=$1/vmtest file
+# The file of a configuration: one of selftests-extra/ or of the selftests, by its name, or
+# the path of a file of this repository.
+config_file() {
+	local ours=$EXTRA/vmtest file
+	local posted=$TOP/tools/testing/selftests/process_vmsplice/vmtest
 
-	config_options=()
-	[ -n "${CONFIG:-}" ] || return 0
-	file=$vmtest/$CONFIG.config
-	[[ $CONFIG != */* ]] || file=$TOP/$CONFIG
-	[ -f "$file" ] ||
-		die "CONFIG=$CONFIG is not known; these are:" \
-			"$(cd "$vmtest" && echo *.config | sed 's/\.config//g')"
-	# shellcheck disable=SC2034 # for those who call this
-	config_options=(-c "$file")
+	for file in "$ours/$1.config" "$posted/$1.config" "$TOP/$1"; do
+		[ ! -f "$file" ] || {
+			echo "$file"
+			return
+		}
+	done
+	die "CONFIG=$1 is not known; these are:" \
+		"$(basename -s .config -a "$ours"/*.config "$posted"/*.config | xargs)"
+}
+
+# The selftests of the tree with the series and those of selftests-extra/, on the kernel
+# that ARCH and CONFIG say. The options are those of selftests-extra/vmtest.sh.
+vmtest() {
+	local args=(-t "$ARCH" -j "$JOBS")
+
+	[ -z "${CONFIG:-}" ] || args+=(-c "$(config_file "$CONFIG")")
+	"$EXTRA/vmtest.sh" "$(src_dir)" "${args[@]}" "$@"
 }
 
 declare -A lock_fds=()

@@ -5,8 +5,7 @@
 
 cd "$(dirname "$0")" || exit 1
 
-programs=(process_vmsplice_test_32 process_vmsplice_differ_test_32
-	process_vmsplice_live_test_32)
+programs=(process_vmsplice_*_32)
 skipped=0
 failed=0
 

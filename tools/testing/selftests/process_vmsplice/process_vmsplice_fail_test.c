@@ -25,15 +25,8 @@ FIXTURE_VARIANT(fail)
 };
 
 FIXTURE_VARIANT_ADD(fail, shared_pages) { .nr_segs = 1 };
-
-FIXTURE_VARIANT_ADD(fail, long_array) {
-	.nr_segs = NR_RANGES
-};
-
-FIXTURE_VARIANT_ADD(fail, copies) {
-	.shared = true, .nr_segs = 1
-};
-
+FIXTURE_VARIANT_ADD(fail, long_array) { .nr_segs = NR_RANGES };
+FIXTURE_VARIANT_ADD(fail, copies) { .shared = true, .nr_segs = 1 };
 FIXTURE_VARIANT_ADD(fail, faults) { .untouched = true, .nr_segs = 1 };
 
 /* Make debugfs' fail_* look at the tasks' own counters, whatever they allocate. */
@@ -73,7 +66,7 @@ FIXTURE_SETUP(fail)
 	START_TARGET();
 	/* What is untouched, the call faults in, or it reads as zeroes. */
 	if (!variant->untouched)
-		ASSERT_TRUE(command(self->ctl, 'f', 0, self->size));
+		TELL(WRITE_OLD, 0, self->size);
 	for (unsigned long i = 0; i < variant->nr_segs; i++) {
 		size_t len = self->size / variant->nr_segs;
 
@@ -108,10 +101,7 @@ static bool has_failed(int fail_nth)
 /* Is it what the target has there? */
 static bool is_right(const unsigned char *buf, size_t len, bool untouched)
 {
-	for (size_t i = 0; i < len; i++)
-		if (buf[i] != (untouched ? 0 : pattern(i, 0)))
-			return false;
-	return true;
+	return untouched ? is_filled(buf, len, 0) : differs(buf, 0, len, OLD_BYTES) == len;
 }
 
 /*
@@ -172,4 +162,4 @@ TEST_F_TIMEOUT(fail, each_allocation, TIMEOUT)
 	}
 }
 
-SUPERVISED_HARNESS_MAIN
+PVM_HARNESS_MAIN

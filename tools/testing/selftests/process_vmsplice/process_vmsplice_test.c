@@ -2,12 +2,9 @@
 /*
  * Tests of process_vmsplice(): each line of its contract (see sys_process_vmsplice()
  * in fs/splice.c), and which pages it shares with the pipe and which it copies.
- *
- * The target is a child that has a region of memory at an address that the test
- * knows, and takes commands. A test that wants to see a caller blocked waits until
- * /proc says that the thread sleeps; none waits for time to pass.
  */
 #define _GNU_SOURCE
+#include <sys/resource.h>
 #include "pvm_test.h"
 
 /* Checks that need neither a target nor, but for one, a pipe. */
@@ -45,11 +42,7 @@ FIXTURE(pipe)
 
 FIXTURE_SETUP(pipe)
 {
-	int p[2];
-
-	ASSERT_EQ(0, pipe(p));
-	self->rd = p[0];
-	self->wr = p[1];
+	ASSERT_TRUE(open_pipe(&self->rd, &self->wr, 0));
 }
 
 FIXTURE_TEARDOWN(pipe)
@@ -58,22 +51,21 @@ FIXTURE_TEARDOWN(pipe)
 
 TEST_F(pipe, bad_fd)
 {
-	int file = memfd_create("file", 0), p[2], opath;
-	char fifo[80];
+	int file = memfd_create("file", 0), sv[2], opath;
+	char path[32];
 
 	/* All before the iov array is read. */
 	EXPECT_EQ(-EBADF, pvm(NO_PID, -1, BAD_PTR, 1, 0));
 	EXPECT_EQ(-EBADF, pvm(NO_PID, self->rd, BAD_PTR, 1, 0));
 	ASSERT_LE(0, file);
 	EXPECT_EQ(-EBADF, pvm(NO_PID, file, BAD_PTR, 1, 0));
-	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, p));
-	EXPECT_EQ(-EBADF, pvm(NO_PID, p[0], BAD_PTR, 1, 0));
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sv));
+	EXPECT_EQ(-EBADF, pvm(NO_PID, sv[0], BAD_PTR, 1, 0));
 
-	ASSERT_EQ(0, mkfifo(scratch_path(fifo, sizeof(fifo), "fifo"), 0600));
-	opath = open(fifo, O_PATH);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", self->wr);
+	opath = open(path, O_PATH);
 	ASSERT_LE(0, opath);
 	EXPECT_EQ(-EBADF, pvm(NO_PID, opath, BAD_PTR, 1, 0));
-	unlink(fifo);
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, BAD_PTR, 1, 0));
 }
 
@@ -88,19 +80,18 @@ TEST_F(pipe, notification_pipe)
 
 TEST_F(pipe, bad_iov_array)
 {
-	struct iovec *iov;
-	char *mem = mmap(NULL, 2 * page_size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *mem = (char *)map_anon(2 * page_size);
+	struct iovec *iov = (struct iovec *)(mem + page_size) - 1;
 
-	ASSERT_TRUE(mem != MAP_FAILED);
 	ASSERT_EQ(0, mprotect(mem + page_size, page_size, PROT_NONE));
 	/* The last one that can be read, and the first that can't. */
-	iov = (struct iovec *)(mem + page_size) - 1;
-	iov->iov_base = mem;
-	iov->iov_len = 1;
+	*iov = (struct iovec){ mem, 1 };
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, BAD_PTR, 1, 0));
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, iov, 2, 0));
 	EXPECT_EQ(1, pvm(getpid(), self->wr, iov, 1, 0));
+	/* A bad length comes before an array that ends too early. */
+	iov->iov_len = (size_t)SSIZE_MAX + 1;
+	EXPECT_EQ(-EINVAL, pvm(NO_PID, self->wr, iov, 2, 0));
 }
 
 TEST_F(pipe, bad_lengths)
@@ -120,35 +111,16 @@ TEST_F(pipe, bad_lengths)
 
 TEST_F(pipe, gift_alignment)
 {
-	char *mem = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct iovec iov = { mem, page_size };
+	struct iovec iov = { map_anon(page_size), page_size };
 
-	ASSERT_TRUE(mem != MAP_FAILED);
-	mem[0] = 1;
-	EXPECT_EQ((ssize_t)page_size,
-		  pvm(getpid(), self->wr, &iov, 1, SPLICE_F_GIFT));
+	*(char *)iov.iov_base = 1;
+	EXPECT_EQ((ssize_t)page_size, pvm(getpid(), self->wr, &iov, 1, SPLICE_F_GIFT));
 	iov.iov_len--;
 	EXPECT_EQ(-EINVAL, pvm(NO_PID, self->wr, &iov, 1, SPLICE_F_GIFT));
-	iov = (struct iovec){ mem + 1, page_size };
+	iov = (struct iovec){ iov.iov_base + 1, page_size };
 	EXPECT_EQ(-EINVAL, pvm(NO_PID, self->wr, &iov, 1, SPLICE_F_GIFT));
-	/* Without the flag, both are fine. */
+	/* Without the flag, it is fine. */
 	EXPECT_EQ(-ESRCH, pvm(NO_PID, self->wr, &iov, 1, 0));
-}
-
-static bool is_kernel_thread(pid_t pid)
-{
-	char path[64], c;
-	ssize_t n;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
-	fd = open(path, O_RDONLY);
-	if (fd < 0)
-		return false;
-	n = read(fd, &c, 1);
-	close(fd);
-	return n == 0;
 }
 
 TEST_F(pipe, no_process)
@@ -176,10 +148,11 @@ TEST_F(pipe, no_process)
 
 TEST_F(pipe, kernel_thread)
 {
+	int fd = open("/proc/2/cmdline", O_RDONLY);
 	char byte = 1;
 	struct iovec iov = { &byte, 0 };
 
-	if (!is_kernel_thread(2))
+	if (fd < 0 || read(fd, &byte, 1))
 		SKIP(return, "pid 2 is no kernel thread here");
 	EXPECT_EQ(-ESRCH, pvm(2, self->wr, &iov, 1, 0));
 }
@@ -192,44 +165,39 @@ FIXTURE(target)
 FIXTURE_SETUP(target)
 {
 	self->size = NR_PAGES * page_size;
-	self->mem = mmap(NULL, self->size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_TRUE(self->mem != MAP_FAILED);
-	/* Small pages, also where huge ones are the default. */
-	madvise(self->mem, self->size, MADV_NOHUGEPAGE);
+	self->mem = map_small(self->size);
+	ASSERT_FALSE(!self->mem);
 	START_TARGET();
-	ASSERT_TRUE(command(self->ctl, 'f', 0, self->size));
+	TELL(WRITE_OLD, 0, self->size);
 }
 
 FIXTURE_TEARDOWN(target)
 {
 }
 
-TEST_F_TIMEOUT(target, one_page, TIMEOUT)
+TEST_F_TIMEOUT(target, flags, TIMEOUT)
 {
-	struct iovec iov = { self->mem, page_size };
+	static const unsigned int flags[] = {
+		0, SPLICE_F_MOVE, SPLICE_F_MORE, SPLICE_F_GIFT, SPLICE_F_NONBLOCK,
+		SPLICE_F_MOVE | SPLICE_F_MORE | SPLICE_F_GIFT | SPLICE_F_NONBLOCK,
+	};
 
-	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
-	EXPECT_PIPE(0, page_size, 0);
-}
-
-TEST_F_TIMEOUT(target, flags_without_effect, TIMEOUT)
-{
-	struct iovec iov = { self->mem, 2 * page_size };
-
-	ASSERT_EQ((ssize_t)(2 * page_size),
-		  pvm(self->pid, self->wr, &iov, 1, SPLICE_F_MOVE |
-		      SPLICE_F_MORE | SPLICE_F_GIFT | SPLICE_F_NONBLOCK));
-	EXPECT_PIPE(0, 2 * page_size, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		ASSERT_EQ((ssize_t)(2 * page_size), PVM(0, 2 * page_size, flags[i]));
+		EXPECT_PIPE(0, 2 * page_size, OLD_BYTES);
+	}
+	/* Not even to wait, or not to, is the effect of the others. */
+	ASSERT_TRUE(fill_pipe(self->wr));
+	EXPECT_EQ(-EAGAIN, PVM(0, 1, SPLICE_F_MOVE | SPLICE_F_MORE | SPLICE_F_NONBLOCK));
 }
 
 TEST_F_TIMEOUT(target, itself, TIMEOUT)
 {
 	struct iovec iov = { self->buf, 100 };
 
-	set_pattern(self->buf, 0, 100, 0);
+	set_pattern(self->buf, 0, 100, OLD_BYTES);
 	ASSERT_EQ(100, pvm(getpid(), self->wr, &iov, 1, 0));
-	EXPECT_PIPE(0, 100, 0);
+	EXPECT_PIPE(0, 100, OLD_BYTES);
 }
 
 TEST_F_TIMEOUT(target, unaligned, TIMEOUT)
@@ -242,11 +210,8 @@ TEST_F_TIMEOUT(target, unaligned, TIMEOUT)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(at); i++) {
-		struct iovec iov = { self->mem + at[i].start, at[i].len };
-
-		ASSERT_EQ((ssize_t)at[i].len,
-			  pvm(self->pid, self->wr, &iov, 1, 0));
-		EXPECT_PIPE(at[i].start, at[i].len, 0);
+		ASSERT_EQ((ssize_t)at[i].len, PVM(at[i].start, at[i].len, 0));
+		EXPECT_PIPE(at[i].start, at[i].len, OLD_BYTES);
 	}
 }
 
@@ -263,18 +228,16 @@ TEST_F_TIMEOUT(target, array_order, TIMEOUT)
 		{ self->mem + 1, 1 },
 		{ BAD_PTR, 0 },
 	};
-	size_t total = page_size + 31, at = 0;
+	size_t total = page_size + 31;
 
-	ASSERT_EQ((ssize_t)total,
-		  pvm(self->pid, self->wr, iov, ARRAY_SIZE(iov), 0));
+	ASSERT_EQ((ssize_t)total, pvm(self->pid, self->wr, iov, ARRAY_SIZE(iov), 0));
 	EXPECT_EQ((int)total, in_pipe(self->rd));
-	ASSERT_EQ((ssize_t)total, read_all(self->rd, self->buf, total));
 	for (size_t i = 0; i < ARRAY_SIZE(iov); i++) {
-		size_t from = (unsigned char *)iov[i].iov_base - self->mem;
+		ssize_t len = iov[i].iov_len;
 
-		EXPECT_EQ(iov[i].iov_len, differs(self->buf + at, from,
-						  iov[i].iov_len, 0));
-		at += iov[i].iov_len;
+		ASSERT_EQ(len, read_all(self->rd, self->buf, len));
+		EXPECT_EQ((size_t)len, differs(self->buf, (unsigned char *)iov[i].iov_base -
+					       self->mem, len, OLD_BYTES));
 	}
 }
 
@@ -287,42 +250,34 @@ TEST_F_TIMEOUT(target, many_segments, TIMEOUT)
 	fcntl(self->wr, F_SETPIPE_SZ, 1024 * page_size);
 	if (pipe_slots(self->wr) < 1024)
 		expected = self->slots;
-	for (int i = 0; i < 1024; i++) {
-		/* Each in another page than the one before. */
-		iov[i].iov_base = self->mem + (i % 8) * page_size + i;
-		iov[i].iov_len = 1;
-	}
+	/* Each in another page than the one before. */
+	for (int i = 0; i < 1024; i++)
+		iov[i] = (struct iovec){ self->mem + (i % 8) * page_size + i, 1 };
 	ret = pvm(self->pid, self->wr, iov, 1024, 0);
 	ASSERT_EQ(expected, ret);
 	ASSERT_EQ(ret, read_all(self->rd, self->buf, ret));
 	for (int i = 0; i < ret; i++)
-		ASSERT_EQ(pattern((i % 8) * page_size + i, 0), self->buf[i]);
+		ASSERT_EQ((size_t)1, differs(self->buf + i, (i % 8) * page_size + i, 1,
+					     OLD_BYTES));
 }
 
 TEST_F_TIMEOUT(target, several_batches, TIMEOUT)
 {
-	struct iovec iov = { self->mem + 5, self->size - 5 };
-	ssize_t ret;
+	ssize_t expected = 256 * page_size - 5;
 
 	ASSERT_LT(0, fcntl(self->wr, F_SETPIPE_SZ, 256 * page_size));
-	ret = pvm(self->pid, self->wr, &iov, 1, 0);
-	ASSERT_EQ((ssize_t)(256 * page_size - 5), ret);
-	EXPECT_PIPE(5, ret, 0);
+	ASSERT_EQ(expected, PVM(5, self->size - 5, 0));
+	EXPECT_PIPE(5, expected, OLD_BYTES);
 }
 
 TEST_F_TIMEOUT(target, short_count_pipe_full, TIMEOUT)
 {
-	struct iovec iov = { self->mem + 100, self->size - 100 };
+	struct iovec two[2] = { { self->mem + 1, 2 }, { self->mem, self->size } };
 	ssize_t expected = self->slots * page_size - 100;
 
-	ASSERT_EQ(expected, pvm(self->pid, self->wr, &iov, 1, 0));
-	EXPECT_PIPE(100, expected, 0);
-
+	ASSERT_EQ(expected, PVM(100, self->size - 100, 0));
+	EXPECT_PIPE(100, expected, OLD_BYTES);
 	/* In the middle of the second segment. */
-	struct iovec two[2] = {
-		{ self->mem + 1, 2 }, { self->mem, self->size },
-	};
-
 	expected = 2 + (self->slots - 1) * page_size;
 	ASSERT_EQ(expected, pvm(self->pid, self->wr, two, 2, 0));
 	EXPECT_EQ(expected, in_pipe(self->rd));
@@ -330,28 +285,43 @@ TEST_F_TIMEOUT(target, short_count_pipe_full, TIMEOUT)
 
 TEST_F_TIMEOUT(target, no_wait_once_something_is_in, TIMEOUT)
 {
-	struct iovec iov = { self->mem, 2 * page_size };
-
 	/* Room for one page. */
-	ASSERT_EQ(0, fill_pipe(self->wr));
+	ASSERT_TRUE(fill_pipe(self->wr));
 	ASSERT_TRUE(drain(self->rd, page_size));
-	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
+	ASSERT_EQ((ssize_t)page_size, PVM(0, 2 * page_size, 0));
 	ASSERT_TRUE(drain(self->rd, (self->slots - 1) * page_size));
-	EXPECT_PIPE(0, page_size, 0);
+	EXPECT_PIPE(0, page_size, OLD_BYTES);
 }
 
-TEST_F_TIMEOUT(target, whole_region_in_pieces, TIMEOUT)
+/* Go on where the count ends, until all has come out into a file. */
+TEST_F_TIMEOUT(target, whole_region_to_a_file, TIMEOUT)
 {
+	int file = memfd_create("dump", 0);
 	size_t done = 3;
 
+	ASSERT_LE(0, file);
 	while (done < self->size) {
-		struct iovec iov = { self->mem + done, self->size - done };
-		ssize_t n = pvm(self->pid, self->wr, &iov, 1, 0);
+		ssize_t n = PVM(done, self->size - done, 0);
 
 		ASSERT_LT(0, n);
-		EXPECT_PIPE(done, n, 0);
+		ASSERT_EQ(n, splice(self->rd, NULL, file, NULL, n, 0));
 		done += n;
 	}
+	done -= 3;
+	ASSERT_EQ((ssize_t)done, pread(file, self->buf, self->size, 0));
+	EXPECT_EQ(done, differs(self->buf, 3, done, OLD_BYTES));
+}
+
+/* What is in the pipe is no memory that is locked. */
+TEST_F_TIMEOUT(target, no_limit_of_locked_memory, TIMEOUT)
+{
+	struct rlimit none = { 0, 0 };
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &none));
+	if (!getuid())
+		ASSERT_EQ(0, prctl(PR_CAPBSET_DROP, 14 /* CAP_IPC_LOCK */, 0, 0, 0));
+	ASSERT_EQ((ssize_t)page_size, PVM(0, page_size, 0));
+	EXPECT_PIPE(0, page_size, OLD_BYTES);
 }
 
 /* What can't be read ends the call at the page where it starts. */
@@ -362,37 +332,47 @@ FIXTURE(hole)
 
 FIXTURE_VARIANT(hole)
 {
-	char make;
+	enum op make;
+	bool in_file;
 };
 
-FIXTURE_VARIANT_ADD(hole, unmapped) { .make = 'u' };
-FIXTURE_VARIANT_ADD(hole, prot_none) { .make = 'n' };
-FIXTURE_VARIANT_ADD(hole, prot_write_alone) { .make = 'o' };
+FIXTURE_VARIANT_ADD(hole, unmapped) { .make = UNMAP };
+FIXTURE_VARIANT_ADD(hole, prot_none) { .make = NO_ACCESS };
+FIXTURE_VARIANT_ADD(hole, prot_write_alone) { .make = WRITE_ONLY };
+FIXTURE_VARIANT_ADD(hole, guard_region) { .make = GUARD };
+FIXTURE_VARIANT_ADD(hole, end_of_file) { .in_file = true };
+
+#define HOLE (5 * page_size)
 
 /* On riscv, PROT_WRITE implies PROT_READ. */
 static bool may_read_what_may_be_written(void)
 {
-	char *mem = mmap(NULL, page_size, PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *mem = map_anon(page_size);
 	char c;
-	struct iovec to = { &c, 1 }, from = { mem, 1 };
-	bool may = process_vm_readv(getpid(), &to, 1, &from, 1, 0) == 1;
 
-	munmap(mem, page_size);
-	return may;
+	mprotect(mem, page_size, PROT_WRITE);
+	return readv_from(getpid(), mem, &c, 1) == 1;
 }
 
 FIXTURE_SETUP(hole)
 {
-	if (variant->make == 'o' && may_read_what_may_be_written())
+	int fd;
+
+	if (variant->make == WRITE_ONLY && may_read_what_may_be_written())
 		SKIP(return, "what may be written may be read here");
 	self->size = 8 * page_size;
-	self->mem = mmap(NULL, self->size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_TRUE(self->mem != MAP_FAILED);
+	self->mem = map_small(self->size);
+	ASSERT_FALSE(!self->mem);
+	if (variant->in_file) {
+		fd = pattern_file(HOLE, OLD_BYTES);
+		ASSERT_TRUE(self->mem == mmap(self->mem, 6 * page_size, PROT_READ | PROT_WRITE,
+					      MAP_PRIVATE | MAP_FIXED, fd, 0));
+	}
 	START_TARGET();
-	ASSERT_TRUE(command(self->ctl, 'f', 0, self->size));
-	ASSERT_TRUE(command(self->ctl, variant->make, 5 * page_size,
-			    6 * page_size));
+	TELL(WRITE_OLD, 0, HOLE);
+	TELL(WRITE_OLD, HOLE + page_size, self->size);
+	if (!variant->in_file && !command(self->ctl[0], variant->make, HOLE, HOLE + page_size))
+		SKIP(return, "this kernel makes no such hole");
 }
 
 FIXTURE_TEARDOWN(hole)
@@ -401,36 +381,25 @@ FIXTURE_TEARDOWN(hole)
 
 TEST_F_TIMEOUT(hole, in_a_segment, TIMEOUT)
 {
-	struct iovec iov = { self->mem + 10, self->size - 10 };
-
-	ASSERT_EQ((ssize_t)(5 * page_size - 10),
-		  pvm(self->pid, self->wr, &iov, 1, 0));
-	EXPECT_PIPE(10, 5 * page_size - 10, 0);
+	ASSERT_EQ((ssize_t)(HOLE - 10), PVM(10, self->size - 10, 0));
+	EXPECT_PIPE(10, HOLE - 10, OLD_BYTES);
 }
 
 TEST_F_TIMEOUT(hole, at_the_start, TIMEOUT)
 {
-	struct iovec iov = { self->mem + 5 * page_size, page_size };
-
-	EXPECT_EQ(-EFAULT, pvm(self->pid, self->wr, &iov, 1, 0));
-	iov.iov_base = self->mem + 6 * page_size - 1;
-	EXPECT_EQ(-EFAULT, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_EQ(-EFAULT, PVM(HOLE, page_size, 0));
+	EXPECT_EQ(-EFAULT, PVM(HOLE + page_size - 1, page_size, 0));
 	EXPECT_EQ(0, in_pipe(self->rd));
-	iov.iov_base = self->mem + 6 * page_size;
-	EXPECT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_EQ((ssize_t)page_size, PVM(HOLE + page_size, page_size, 0));
 }
 
 TEST_F_TIMEOUT(hole, in_the_second_segment, TIMEOUT)
 {
-	struct iovec iov[3] = {
-		{ self->mem + 1, 9 },
-		{ self->mem + 5 * page_size + 1, 9 },
-		{ self->mem, page_size },
-	};
+	struct iovec iov[3] = { *RANGE(1, 9), *RANGE(HOLE + 1, 9), *RANGE(0, page_size) };
 
 	/* What comes after it is not placed. */
 	ASSERT_EQ(9, pvm(self->pid, self->wr, iov, 3, 0));
-	EXPECT_PIPE(1, 9, 0);
+	EXPECT_PIPE(1, 9, OLD_BYTES);
 }
 
 TEST_F_TIMEOUT(target, beyond_the_address_space, TIMEOUT)
@@ -508,8 +477,7 @@ TEST_F_TIMEOUT(target, secret_memory, TIMEOUT)
 	if (fd < 0)
 		SKIP(return, "no memfd_secret()");
 	ASSERT_EQ(0, ftruncate(fd, page_size));
-	iov.iov_base = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED,
-			    fd, 0);
+	iov.iov_base = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	ASSERT_TRUE(iov.iov_base != MAP_FAILED);
 	*(char *)iov.iov_base = 1;
 	EXPECT_EQ(-EFAULT, pvm(getpid(), self->wr, &iov, 1, 0));
@@ -519,17 +487,8 @@ TEST_F_TIMEOUT(target, secret_memory, TIMEOUT)
 }
 
 /* Permission. The caller must not be one who may do everything. */
-
-static void drop_privileges(void)
-{
-	if (!getuid() && (setresgid(NOBODY, NOBODY, NOBODY) ||
-			  setresuid(NOBODY, NOBODY, NOBODY)))
-		_exit(100);
-}
-
 TEST_F_TIMEOUT(target, not_permitted, TIMEOUT)
 {
-	struct iovec iov = { self->mem, 0 };
 	int status;
 	pid_t pid;
 
@@ -540,8 +499,9 @@ TEST_F_TIMEOUT(target, not_permitted, TIMEOUT)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		drop_privileges();
-		_exit(-pvm(self->pid, self->wr, &iov, 1, 0));
+		if (setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY))
+			_exit(100);
+		_exit(-PVM(0, 0, 0));
 	}
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(EPERM, WEXITSTATUS(status));
@@ -553,121 +513,101 @@ TEST_F_TIMEOUT(target, lengths_of_zero, TIMEOUT)
 
 	EXPECT_EQ(0, pvm(self->pid, self->wr, iov, 2, 0));
 	/* Neither a full pipe nor one without a reader matters. */
-	ASSERT_EQ(0, fill_pipe(self->wr));
+	ASSERT_TRUE(fill_pipe(self->wr));
 	EXPECT_EQ(0, pvm(self->pid, self->wr, iov, 2, 0));
 	close(self->rd);
 	EXPECT_EQ(0, pvm(self->pid, self->wr, iov, 2, 0));
 }
 
-static volatile sig_atomic_t nr_sigpipe;
+static volatile sig_atomic_t nr_signals;
 
-static void count_sigpipe(int sig)
+static void count_signal(int sig)
 {
-	nr_sigpipe++;
+	nr_signals++;
 }
 
 TEST_F_TIMEOUT(target, no_reader, TIMEOUT)
 {
-	struct iovec iov = { self->mem, page_size };
+	struct iovec bad = { BAD_PTR, 1 };
 
-	signal(SIGPIPE, count_sigpipe);
+	signal(SIGPIPE, count_signal);
 	close(self->rd);
-	EXPECT_EQ(-EPIPE, pvm(self->pid, self->wr, &iov, 1, 0));
-	EXPECT_EQ(1, nr_sigpipe);
-	EXPECT_EQ(-EPIPE, pvm(self->pid, self->wr, &iov, 1, SPLICE_F_NONBLOCK));
-	EXPECT_EQ(2, nr_sigpipe);
+	EXPECT_EQ(-EPIPE, PVM(0, page_size, 0));
+	EXPECT_EQ(1, nr_signals);
+	EXPECT_EQ(-EPIPE, PVM(0, page_size, SPLICE_F_NONBLOCK));
+	EXPECT_EQ(2, nr_signals);
 	/* Before the memory is looked at. */
-	iov.iov_base = BAD_PTR;
-	EXPECT_EQ(-EPIPE, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_EQ(-EPIPE, pvm(self->pid, self->wr, &bad, 1, 0));
 }
 
 TEST_F_TIMEOUT(target, full_and_nonblocking, TIMEOUT)
 {
-	struct iovec iov = { self->mem, page_size };
+	struct iovec bad = { BAD_PTR, 1 };
 
-	ASSERT_EQ(0, fill_pipe(self->wr));
-	EXPECT_EQ(-EAGAIN, pvm(self->pid, self->wr, &iov, 1, SPLICE_F_NONBLOCK));
+	ASSERT_TRUE(fill_pipe(self->wr));
+	EXPECT_EQ(-EAGAIN, PVM(0, page_size, SPLICE_F_NONBLOCK));
 	/* Before the memory is looked at. */
-	iov.iov_base = BAD_PTR;
-	EXPECT_EQ(-EAGAIN, pvm(self->pid, self->wr, &iov, 1, SPLICE_F_NONBLOCK));
+	EXPECT_EQ(-EAGAIN, pvm(self->pid, self->wr, &bad, 1, SPLICE_F_NONBLOCK));
 	ASSERT_EQ(0, fcntl(self->wr, F_SETFL, O_NONBLOCK));
-	EXPECT_EQ(-EAGAIN, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_EQ(-EAGAIN, pvm(self->pid, self->wr, &bad, 1, 0));
 	ASSERT_TRUE(drain(self->rd, page_size));
-	EXPECT_EQ(-EFAULT, pvm(self->pid, self->wr, &iov, 1, 0));
-	iov.iov_base = self->mem;
-	EXPECT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
+	EXPECT_EQ(-EFAULT, pvm(self->pid, self->wr, &bad, 1, 0));
+	EXPECT_EQ((ssize_t)page_size, PVM(0, page_size, 0));
 }
 
 /* Waiting. */
 
-#define CALLER(len) {							\
-	.pid = self->pid, .fd = self->wr, .nr_segs = 1,			\
-	.iov = &(struct iovec){ self->mem, len },			\
-}
-
 TEST_F_TIMEOUT(target, waits_for_room, TIMEOUT)
 {
-	struct caller c = CALLER(2 * page_size);
+	struct caller c = CALLER(0, 2 * page_size);
 
-	ASSERT_EQ(0, fill_pipe(self->wr));
+	ASSERT_TRUE(fill_pipe(self->wr));
 	caller_start_blocked(&c);
 	ASSERT_TRUE(drain(self->rd, page_size));
 	/* Room for one page is enough to return. */
 	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
 	ASSERT_TRUE(drain(self->rd, (self->slots - 1) * page_size));
-	EXPECT_PIPE(0, page_size, 0);
+	EXPECT_PIPE(0, page_size, OLD_BYTES);
 }
 
 TEST_F_TIMEOUT(target, wakes_a_reader, TIMEOUT)
 {
-	struct iovec iov = { self->mem, page_size };
 	pid_t reader = fork();
 	int status;
 
 	ASSERT_LE(0, reader);
 	if (!reader) {
 		close(self->wr);
-		_exit(read(self->rd, self->buf, page_size) !=
-			      (ssize_t)page_size ||
-		      differs(self->buf, 0, page_size, 0) != page_size);
+		_exit(read(self->rd, self->buf, page_size) != (ssize_t)page_size ||
+		      differs(self->buf, 0, page_size, OLD_BYTES) != page_size);
 	}
 	wait_for_state(reader, 'S');
-	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
+	ASSERT_EQ((ssize_t)page_size, PVM(0, page_size, 0));
 	ASSERT_EQ(reader, waitpid(reader, &status, 0));
 	EXPECT_EQ(0, status);
 }
 
 TEST_F_TIMEOUT(target, signal_ends_the_wait, TIMEOUT)
 {
-	struct caller c = CALLER(page_size);
+	struct caller c = CALLER(0, page_size);
 
-	handle_signal(SIGUSR1, 0);
-	ASSERT_EQ(0, fill_pipe(self->wr));
+	handle_signal(SIGUSR1, ignore_signal, 0);
+	ASSERT_TRUE(fill_pipe(self->wr));
 	caller_start_blocked(&c);
 	pthread_kill(c.thread, SIGUSR1);
 	EXPECT_EQ(-EINTR, caller_join(&c));
 	EXPECT_EQ((int)(self->slots * page_size), in_pipe(self->rd));
 }
 
-static volatile sig_atomic_t nr_restarts;
-
-static void count_restarts(int sig)
-{
-	nr_restarts++;
-}
-
 TEST_F_TIMEOUT(target, wait_is_restarted, TIMEOUT)
 {
-	struct sigaction sa = {
-		.sa_handler = count_restarts, .sa_flags = SA_RESTART,
-	};
-	struct caller c = CALLER(page_size);
+	struct caller c = CALLER(0, page_size);
 
-	sigaction(SIGUSR1, &sa, NULL);
-	ASSERT_EQ(0, fill_pipe(self->wr));
+	handle_signal(SIGUSR1, count_signal, SA_RESTART);
+	ASSERT_TRUE(fill_pipe(self->wr));
 	caller_start_blocked(&c);
 	pthread_kill(c.thread, SIGUSR1);
-	while (!nr_restarts)
+	while (!nr_signals)
 		sched_yield();
 	wait_until_blocked(&c);
 	ASSERT_TRUE(drain(self->rd, page_size));
@@ -676,133 +616,45 @@ TEST_F_TIMEOUT(target, wait_is_restarted, TIMEOUT)
 
 TEST_F_TIMEOUT(target, reader_leaves_during_the_wait, TIMEOUT)
 {
-	struct caller c = CALLER(page_size);
+	struct caller c = CALLER(0, page_size);
 
-	signal(SIGPIPE, count_sigpipe);
-	ASSERT_EQ(0, fill_pipe(self->wr));
+	signal(SIGPIPE, count_signal);
+	ASSERT_TRUE(fill_pipe(self->wr));
 	caller_start_blocked(&c);
 	close(self->rd);
 	EXPECT_EQ(-EPIPE, caller_join(&c));
-	EXPECT_EQ(1, nr_sigpipe);
+	EXPECT_EQ(1, nr_signals);
 }
 
 TEST_F_TIMEOUT(target, target_leaves_during_the_wait, TIMEOUT)
 {
-	struct caller c = CALLER(page_size);
+	struct caller c = CALLER(0, page_size);
 
-	ASSERT_EQ(0, fill_pipe(self->wr));
+	ASSERT_TRUE(fill_pipe(self->wr));
 	caller_start_blocked(&c);
-	ASSERT_FALSE(command(self->ctl, 'z', 0, 0));
-	wait_for_state(self->pid, 'Z');
+	END_TARGET();
 	ASSERT_TRUE(drain(self->rd, page_size));
 	EXPECT_EQ(-ESRCH, caller_join(&c));
 }
 
-#define RACE_PAGES 2000
-
-struct racer {
-	pthread_t thread;
-	pid_t pid;
-	int fd;
-	struct iovec iov;
-	int pages, again;
-};
-
-static void *racer_main(void *arg)
-{
-	struct racer *r = arg;
-
-	while (r->pages < RACE_PAGES) {
-		ssize_t ret = pvm(r->pid, r->fd, &r->iov, 1, 0);
-
-		if (ret > 0)
-			r->pages += ret / page_size;
-		else if (ret == -EAGAIN)
-			r->again++;
-		else
-			break;
-	}
-	return NULL;
-}
-
-TEST_F_TIMEOUT(target, racing_writers, TIMEOUT)
-{
-	struct racer racers[3];
-	int seen[ARRAY_SIZE(racers)] = {};
-
-	/* The fewer slots, the more often one takes what another waited for. */
-	ASSERT_LT(0, fcntl(self->wr, F_SETPIPE_SZ, page_size));
-	for (size_t i = 0; i < ARRAY_SIZE(racers); i++) {
-		racers[i] = (struct racer){
-			.pid = self->pid, .fd = self->wr,
-			.iov = { self->mem + i * page_size, page_size },
-		};
-		pthread_create(&racers[i].thread, NULL, racer_main, &racers[i]);
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(racers) * RACE_PAGES; i++) {
-		size_t who;
-
-		ASSERT_EQ((ssize_t)page_size,
-			  read_all(self->rd, self->buf, page_size));
-		for (who = 0; who < ARRAY_SIZE(racers); who++)
-			if (differs(self->buf, who * page_size, page_size,
-				    0) == page_size)
-				break;
-		ASSERT_GT(ARRAY_SIZE(racers), who);
-		seen[who]++;
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(racers); i++) {
-		pthread_join(racers[i].thread, NULL);
-		EXPECT_EQ(RACE_PAGES, racers[i].pages);
-		EXPECT_EQ(RACE_PAGES, seen[i]);
-		EXPECT_EQ(0, racers[i].again);
-	}
-}
-
 /* States of the target. */
-
-TEST_F_TIMEOUT(target, stopped, TIMEOUT)
-{
-	struct iovec iov = { self->mem, page_size };
-	int status;
-
-	ASSERT_EQ(0, kill(self->pid, SIGSTOP));
-	ASSERT_EQ(self->pid, waitpid(self->pid, &status, WUNTRACED));
-	ASSERT_TRUE(WIFSTOPPED(status));
-	EXPECT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
-	EXPECT_PIPE(0, page_size, 0);
-	kill(self->pid, SIGCONT);
-}
-
-TEST_F_TIMEOUT(target, ptrace_stopped, TIMEOUT)
-{
-	struct iovec iov = { self->mem, page_size };
-	int status;
-
-	ASSERT_EQ(0, ptrace(PTRACE_ATTACH, self->pid, NULL, NULL));
-	ASSERT_EQ(self->pid, waitpid(self->pid, &status, 0));
-	EXPECT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
-	EXPECT_PIPE(0, page_size, 0);
-	ptrace(PTRACE_DETACH, self->pid, NULL, NULL);
-}
 
 TEST_F_TIMEOUT(target, pidfd, TIMEOUT)
 {
-	struct iovec iov = { self->mem, page_size };
 	int pidfd = syscall(SYS_pidfd_open, self->pid, 0);
+	struct iovec iov = *RANGE(0, page_size);
 	unsigned int flags = PROCESS_VMSPLICE_PIDFD;
 
 	ASSERT_LE(0, pidfd);
 	EXPECT_EQ((ssize_t)page_size, pvm(pidfd, self->wr, &iov, 1, flags));
-	EXPECT_PIPE(0, page_size, 0);
+	EXPECT_PIPE(0, page_size, OLD_BYTES);
 	/* A pid is no pidfd, nor is a pidfd a pid. */
 	EXPECT_EQ(-EBADF, pvm(NO_PID, self->wr, &iov, 1, flags));
 	EXPECT_EQ(-EBADF, pvm(self->rd, self->wr, &iov, 1, flags));
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, BAD_PTR, 1, flags));
 	EXPECT_EQ(0, pvm(NO_PID, -1, BAD_PTR, 0, flags));
 
-	ASSERT_FALSE(command(self->ctl, 'z', 0, 0));
-	wait_for_state(self->pid, 'Z');
+	END_TARGET();
 	EXPECT_EQ(-ESRCH, pvm(pidfd, self->wr, &iov, 1, flags));
 	ASSERT_EQ(self->pid, waitpid(self->pid, NULL, 0));
 	EXPECT_EQ(-ESRCH, pvm(pidfd, self->wr, &iov, 1, flags));
@@ -816,102 +668,103 @@ TEST_F_TIMEOUT(target, pidfd_self, TIMEOUT)
 	/* PIDFD_SELF_THREAD and PIDFD_SELF_THREAD_GROUP */
 	static const int selves[] = { -10000, -10001 };
 
-	set_pattern(self->buf, 0, 10, 0);
+	set_pattern(self->buf, 0, 10, OLD_BYTES);
 	for (size_t i = 0; i < ARRAY_SIZE(selves); i++) {
-		ssize_t ret = pvm(selves[i], self->wr, &iov, 1,
-				  PROCESS_VMSPLICE_PIDFD);
+		ssize_t ret = pvm(selves[i], self->wr, &iov, 1, PROCESS_VMSPLICE_PIDFD);
 
 		if (ret == -EBADF)
 			SKIP(return, "no PIDFD_SELF");
 		EXPECT_EQ(10, ret);
-		EXPECT_PIPE(0, 10, 0);
+		EXPECT_PIPE(0, 10, OLD_BYTES);
 	}
-}
-
-static void *say_tid(void *arg)
-{
-	__atomic_store_n((pid_t *)arg, syscall(SYS_gettid), __ATOMIC_RELEASE);
-	for (;;)
-		pause();
-	return NULL;
 }
 
 TEST_F_TIMEOUT(target, thread_id, TIMEOUT)
 {
-	struct iovec iov = { self->buf, 10 };
-	pthread_t thread;
-	pid_t tid = 0;
+	struct caller c = CALLER(0, page_size);
+	int rd;
 
-	set_pattern(self->buf, 0, 10, 0);
-	ASSERT_EQ(0, pthread_create(&thread, NULL, say_tid, &tid));
-	while (!__atomic_load_n(&tid, __ATOMIC_ACQUIRE))
-		sched_yield();
-	EXPECT_EQ(10, pvm(tid, self->wr, &iov, 1, 0));
-	EXPECT_PIPE(0, 10, 0);
+	/* Any thread will do: one that waits for room in another pipe. */
+	ASSERT_TRUE(open_pipe(&rd, &c.fd, 0));
+	ASSERT_TRUE(fill_pipe(c.fd));
+	caller_start_blocked(&c);
+	set_pattern(self->buf, 0, 10, OLD_BYTES);
+	EXPECT_EQ(10, pvm(c.tid, self->wr, &(struct iovec){ self->buf, 10 }, 1, 0));
+	EXPECT_PIPE(0, 10, OLD_BYTES);
+	ASSERT_TRUE(drain(rd, page_size));
+	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
 }
 
-/* Where the data goes. */
+/* Where the data comes from and goes. */
 
-TEST_F_TIMEOUT(target, to_a_file, TIMEOUT)
+TEST_F_TIMEOUT(target, fifo, TIMEOUT)
 {
-	int file = memfd_create("dump", 0);
-	size_t done = 0;
+	static const int modes[] = { O_WRONLY, O_RDWR };
+	const char *path = scratch_path("fifo");
+	int rd, wr, watch = inotify_init1(IN_NONBLOCK);
+	char event[512];
 
-	ASSERT_LE(0, file);
-	while (done < self->size) {
-		struct iovec iov = { self->mem + done, self->size - done };
-		ssize_t n = pvm(self->pid, self->wr, &iov, 1, 0);
-
-		ASSERT_LT(0, n);
-		ASSERT_EQ(n, splice(self->rd, NULL, file, NULL, n, 0));
-		done += n;
+	ASSERT_LE(0, watch);
+	ASSERT_EQ(0, mkfifo(path, 0600));
+	rd = open(path, O_RDONLY | O_NONBLOCK);
+	ASSERT_LE(0, inotify_add_watch(watch, path, IN_MODIFY));
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		wr = open(path, modes[i]);
+		ASSERT_LE(0, wr);
+		/* Who watches it is told of what is in, and of nothing else. */
+		EXPECT_EQ(-EFAULT, pvm(self->pid, wr, &(struct iovec){ BAD_PTR, 1 }, 1, 0));
+		EXPECT_EQ(-1, read(watch, event, sizeof(event)));
+		ASSERT_EQ((ssize_t)page_size, pvm(self->pid, wr, RANGE(0, page_size), 1, 0));
+		EXPECT_LT(0, read(watch, event, sizeof(event)));
+		ASSERT_EQ((ssize_t)page_size, read_all(rd, self->buf, page_size));
+		EXPECT_EQ(page_size, differs(self->buf, 0, page_size, OLD_BYTES));
+		/* And of that. */
+		while (read(watch, event, sizeof(event)) > 0)
+			;
 	}
-	ASSERT_EQ((ssize_t)self->size, pread(file, self->buf, self->size, 0));
-	EXPECT_EQ(self->size, differs(self->buf, 0, self->size, 0));
+	undo_change(undo_create, path);
 }
 
-TEST_F_TIMEOUT(target, to_a_socket, TIMEOUT)
+/* A shared page is live wherever the pipe's reader has put it, until somebody reads it. */
+FIXTURE(live)
 {
-	size_t len = self->slots * page_size - 3;
-	struct iovec iov = { self->mem + 3, len };
-	size_t sent = 0, got = 0;
-	int sv[2];
+	TARGET_MEMBERS;
+};
 
-	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, sv));
-	ASSERT_EQ((ssize_t)len, pvm(self->pid, self->wr, &iov, 1, 0));
-	while (got < len) {
-		ssize_t n = splice(self->rd, NULL, sv[0], NULL, len,
-				   SPLICE_F_NONBLOCK);
+FIXTURE_VARIANT(live)
+{
+	bool to_socket, by_tee;
+};
 
-		sent += n > 0 ? n : 0;
-		n = read(sv[1], self->buf + got, len - got);
-		got += n > 0 ? n : 0;
-	}
-	EXPECT_EQ(len, sent);
-	EXPECT_EQ(len, differs(self->buf, 3, len, 0));
+FIXTURE_VARIANT_ADD(live, in_a_second_pipe) {};
+FIXTURE_VARIANT_ADD(live, after_tee) { .by_tee = true };
+FIXTURE_VARIANT_ADD(live, in_the_queue_of_a_socket) { .to_socket = true };
+
+FIXTURE_SETUP(live)
+{
+	self->size = 4 * page_size;
+	self->mem = map_small(self->size);
+	ASSERT_FALSE(!self->mem);
+	START_TARGET();
+	TELL(WRITE_OLD, 0, self->size);
 }
 
-TEST_F_TIMEOUT(target, fifo_and_inotify, TIMEOUT)
+FIXTURE_TEARDOWN(live)
 {
-	char fifo[80], event[512];
-	struct iovec iov = { self->mem, page_size };
-	int watch = inotify_init1(IN_NONBLOCK), rd, wr;
+}
 
-	if (watch < 0)
-		SKIP(return, "no inotify");
-	ASSERT_EQ(0, mkfifo(scratch_path(fifo, sizeof(fifo), "fifo"), 0600));
-	rd = open(fifo, O_RDONLY | O_NONBLOCK);
-	wr = open(fifo, O_WRONLY);
-	ASSERT_LE(0, wr);
-	ASSERT_LE(0, inotify_add_watch(watch, fifo, IN_MODIFY));
-	EXPECT_EQ(-EFAULT, pvm(self->pid, wr,
-			       &(struct iovec){ BAD_PTR, 1 }, 1, 0));
-	EXPECT_EQ(-1, read(watch, event, sizeof(event)));
-	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, wr, &iov, 1, 0));
-	EXPECT_LT(0, read(watch, event, sizeof(event)));
-	EXPECT_EQ((ssize_t)page_size, read_all(rd, self->buf, page_size));
-	EXPECT_EQ(page_size, differs(self->buf, 0, page_size, 0));
-	unlink(fifo);
+TEST_F_TIMEOUT(live, until_it_is_consumed, TIMEOUT)
+{
+	ssize_t len = 3 * page_size;
+	int to[2];
+
+	ASSERT_EQ(0, variant->to_socket ? socketpair(AF_UNIX, SOCK_STREAM, 0, to) : pipe(to));
+	ASSERT_EQ(len, PVM(0, len, 0));
+	ASSERT_EQ(len, variant->by_tee ? tee(self->rd, to[1], len, 0) :
+		       splice(self->rd, NULL, to[1], NULL, len, 0));
+	TELL(WRITE_NEW, 0, len);
+	ASSERT_EQ(len, read_all(to[0], self->buf, len));
+	EXPECT_EQ((size_t)len, differs(self->buf, 0, len, NEW_BYTES));
 }
 
 /*
@@ -934,100 +787,69 @@ FIXTURE_VARIANT(backing)
 	bool shared;
 };
 
-FIXTURE_VARIANT_ADD(backing, anon) { .backing = ANON, .shared = true };
-FIXTURE_VARIANT_ADD(backing, anon_cow) { .backing = ANON_COW };
-FIXTURE_VARIANT_ADD(backing, zero_page) { .backing = ZERO_PAGE };
-FIXTURE_VARIANT_ADD(backing, shared_anon) { .backing = SHARED_ANON };
-FIXTURE_VARIANT_ADD(backing, memfd) { .backing = MEMFD };
-FIXTURE_VARIANT_ADD(backing, file_clean) { .backing = FILE_CLEAN };
+FIXTURE_VARIANT_ADD(backing, anon) { ANON, true };
+FIXTURE_VARIANT_ADD(backing, anon_cow) { ANON_COW, false };
+FIXTURE_VARIANT_ADD(backing, zero_page) { ZERO_PAGE, false };
+FIXTURE_VARIANT_ADD(backing, shared_anon) { SHARED_ANON, false };
+FIXTURE_VARIANT_ADD(backing, memfd) { MEMFD, false };
+FIXTURE_VARIANT_ADD(backing, file_clean) { FILE_CLEAN, false };
+FIXTURE_VARIANT_ADD(backing, file_dirty) { FILE_DIRTY, true };
+FIXTURE_VARIANT_ADD(backing, huge_page) { HUGE_PAGE, true };
+FIXTURE_VARIANT_ADD(backing, huge_page_split) { HUGE_PAGE_SPLIT, true };
+FIXTURE_VARIANT_ADD(backing, hugetlb) { HUGETLB, false };
 
-FIXTURE_VARIANT_ADD(backing, file_dirty) {
-	.backing = FILE_DIRTY, .shared = true
-};
-
-FIXTURE_VARIANT_ADD(backing, huge_page) {
-	.backing = HUGE_PAGE, .shared = true
-};
-
-FIXTURE_VARIANT_ADD(backing, huge_page_split) {
-	.backing = HUGE_PAGE_SPLIT, .shared = true
-};
-
-FIXTURE_VARIANT_ADD(backing, hugetlb) { .backing = HUGETLB };
-
-static void *map_backing(enum backing backing, size_t *size, int fd)
+static void *map_backing(enum backing backing, size_t *size)
 {
-	int prot = PROT_READ | PROT_WRITE;
-	char *mem;
+	int flags = MAP_PRIVATE, fd = -1;
 
 	switch (backing) {
 	case SHARED_ANON:
-		return mmap(NULL, *size, prot, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		flags = MAP_SHARED | MAP_ANONYMOUS;
+		break;
 	case MEMFD:
-		return mmap(NULL, *size, prot, MAP_SHARED, fd, 0);
+		flags = MAP_SHARED;
+		/* fallthrough */
 	case FILE_CLEAN:
 	case FILE_DIRTY:
-		return mmap(NULL, *size, prot, MAP_PRIVATE, fd, 0);
+		fd = pattern_file(*size, OLD_BYTES);
+		break;
 	case HUGETLB:
+		flags |= MAP_ANONYMOUS | MAP_HUGETLB;
 		*size = hugetlb_size();
-		if (!*size)
+		if (!*size || !reserve_huge_pages(4))
 			return MAP_FAILED;
-		reserve_huge_pages(4);
-		return mmap(NULL, *size, prot,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+		break;
 	case HUGE_PAGE:
 	case HUGE_PAGE_SPLIT:
 		*size = thp_size();
-		if (!*size)
-			return MAP_FAILED;
-		mem = mmap(NULL, 2 * *size, prot,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (mem == MAP_FAILED)
-			return mem;
-		return (void *)(((uintptr_t)mem + *size - 1) & -*size);
+		return *size ? map_aligned(*size, *size) : MAP_FAILED;
 	default:
-		mem = mmap(NULL, *size, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		madvise(mem, *size, MADV_NOHUGEPAGE);
-		return mem;
+		return map_small(*size);
 	}
+	return mmap(NULL, *size, PROT_READ | PROT_WRITE, flags, fd, 0);
 }
 
 FIXTURE_SETUP(backing)
 {
-	int fd;
+	bool huge = variant->backing == HUGE_PAGE || variant->backing == HUGE_PAGE_SPLIT;
 
-	fd = pattern_file(memfd_create("backing", 0));
-	ASSERT_LE(0, fd);
 	self->size = NR_PAGES * page_size;
-	self->mem = map_backing(variant->backing, &self->size, fd);
+	self->mem = map_backing(variant->backing, &self->size);
 	if (self->mem == MAP_FAILED)
 		SKIP(return, "the kernel has no such memory");
 	START_TARGET();
-
-	switch (variant->backing) {
-	case ZERO_PAGE:
-	case FILE_CLEAN:
-		ASSERT_TRUE(command(self->ctl, 'r', 0, self->size));
-		break;
-	case ANON_COW:
-		ASSERT_TRUE(command(self->ctl, 'f', 0, self->size));
-		ASSERT_TRUE(command(self->ctl, 'c', 0, 0));
-		break;
-	case HUGE_PAGE:
-	case HUGE_PAGE_SPLIT:
-		ASSERT_TRUE(command(self->ctl, 'h', 0, self->size));
-		ASSERT_TRUE(command(self->ctl, 'f', 0, self->size));
-		if (!has_huge_page(self->pid, self->mem))
-			SKIP(return, "no huge page was to be had");
-		break;
-	default:
-		ASSERT_TRUE(command(self->ctl, 'f', 0, self->size));
-	}
+	if (huge)
+		TELL(HUGE_PAGES, 0, self->size);
+	TELL(variant->backing == ZERO_PAGE || variant->backing == FILE_CLEAN ?
+	     READ : WRITE_OLD, 0, self->size);
+	if (huge && !huge_bytes(self->pid, self->mem, self->size))
+		SKIP(return, "no huge page was to be had");
+	if (variant->backing == ANON_COW)
+		TELL(FORK, 0, 0);
 	/* A change of protection that leaves the page there, in small parts. */
 	if (variant->backing == HUGE_PAGE_SPLIT) {
-		ASSERT_TRUE(command(self->ctl, 'n', self->size - page_size,
-				    self->size));
-		ASSERT_FALSE(has_huge_page(self->pid, self->mem));
+		TELL(NO_ACCESS, self->size - page_size, self->size);
+		ASSERT_EQ((size_t)0, huge_bytes(self->pid, self->mem, self->size));
 	}
 }
 
@@ -1039,43 +861,51 @@ TEST_F_TIMEOUT(backing, later_writes, TIMEOUT)
 {
 	/* Not at the start: a huge page's first is not like the others. */
 	size_t at = 3 * page_size, len = 4 * page_size;
-	struct iovec iov = { self->mem + at, len };
-	unsigned char was[4];
 
-	ASSERT_EQ((ssize_t)len, pvm(self->pid, self->wr, &iov, 1, 0));
-	ASSERT_TRUE(command(self->ctl, 'w', at, at + len));
-	ASSERT_EQ((ssize_t)len, read_all(self->rd, self->buf, len));
-	if (variant->shared) {
-		EXPECT_EQ(len, differs(self->buf, at, len, 1));
-	} else if (variant->backing == ZERO_PAGE) {
-		for (size_t i = 0; i < len; i++)
-			ASSERT_EQ(0, self->buf[i]);
+	ASSERT_EQ((ssize_t)len, PVM(at, len, 0));
+	TELL(WRITE_NEW, at, at + len);
+	if (variant->backing == ZERO_PAGE) {
+		ASSERT_EQ((ssize_t)len, read_all(self->rd, self->buf, len));
+		EXPECT_TRUE(is_filled(self->buf, len, 0));
 	} else {
-		EXPECT_EQ(len, differs(self->buf, at, len, 0));
+		EXPECT_PIPE(at, len, variant->shared ? NEW_BYTES : OLD_BYTES);
 	}
 	/* What the target has now is what it wrote. */
-	iov.iov_len = sizeof(was);
-	ASSERT_EQ((ssize_t)sizeof(was), pvm(self->pid, self->wr, &iov, 1, 0));
-	ASSERT_EQ((ssize_t)sizeof(was), read_all(self->rd, was, sizeof(was)));
-	EXPECT_EQ(sizeof(was), differs(was, at, sizeof(was), 1));
+	ASSERT_EQ(4, PVM(at, 4, 0));
+	EXPECT_PIPE(at, 4, NEW_BYTES);
 }
 
-/* The page frame at addr, or 0 if it is not for us to know. */
-static uint64_t page_frame(pid_t pid, void *addr)
+TEST_F_TIMEOUT(backing, gone_while_in_the_pipe, TIMEOUT)
 {
-	uint64_t entry = 0;
-	char path[64];
-	int fd;
+	/* Odd bytes: a copy has them at the place that they have in the page. */
+	size_t from = 123, len = 4 * page_size - 200;
 
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
-	fd = open(path, O_RDONLY);
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &entry, sizeof(entry),
-		  (uintptr_t)addr / page_size * sizeof(entry)) != sizeof(entry))
-		entry = 0;
-	close(fd);
-	return entry & ((1ULL << 55) - 1);
+	ASSERT_EQ((ssize_t)len, PVM(from, len, 0));
+	END_TARGET();
+	if (variant->backing == ZERO_PAGE) {
+		ASSERT_EQ((ssize_t)len, read_all(self->rd, self->buf, len));
+		EXPECT_TRUE(is_filled(self->buf, len, 0));
+	} else {
+		EXPECT_PIPE(from, len, OLD_BYTES);
+	}
+}
+
+/* To read a hole allocates its page, as a fault of the target would. */
+TEST_F_TIMEOUT(target, hole_of_a_memfd, TIMEOUT)
+{
+	int fd = memfd_create("hole", 0);
+	struct iovec iov = { .iov_len = page_size };
+	struct stat st;
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, 2 * page_size));
+	iov.iov_base = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, page_size);
+	ASSERT_TRUE(iov.iov_base != MAP_FAILED);
+	ASSERT_EQ((ssize_t)page_size, pvm(getpid(), self->wr, &iov, 1, 0));
+	ASSERT_EQ((ssize_t)page_size, read_all(self->rd, self->buf, page_size));
+	EXPECT_TRUE(is_filled(self->buf, page_size, 0));
+	ASSERT_EQ(0, fstat(fd, &st));
+	EXPECT_EQ((long long)page_size, st.st_blocks * 512LL);
 }
 
 /*
@@ -1085,8 +915,7 @@ static uint64_t page_frame(pid_t pid, void *addr)
  */
 TEST_F_TIMEOUT(target, cow_page_is_not_in_the_pipe, TIMEOUT)
 {
-	struct iovec iov = { self->mem, page_size };
-	pid_t other = ask(self->ctl, 'c', 0, 0);
+	pid_t other = ask(self->ctl[0], FORK, 0, 0);
 	uint64_t frame;
 
 	ASSERT_LT(0, other);
@@ -1094,156 +923,11 @@ TEST_F_TIMEOUT(target, cow_page_is_not_in_the_pipe, TIMEOUT)
 	if (!frame)
 		SKIP(return, "may not see page frames");
 	ASSERT_EQ(frame, page_frame(self->pid, self->mem));
-	ASSERT_EQ((ssize_t)page_size, pvm(self->pid, self->wr, &iov, 1, 0));
-	ASSERT_TRUE(command(self->ctl, 'u', 0, page_size));
-	ASSERT_EQ(1, process_vm_writev(other, &(struct iovec){ "x", 1 }, 1,
-				       &(struct iovec){ self->mem, 1 }, 1, 0));
+	ASSERT_EQ((ssize_t)page_size, PVM(0, page_size, 0));
+	TELL(UNMAP, 0, page_size);
+	ASSERT_TRUE(command(self->ctl[1], WRITE_OTHER, 0, page_size));
 	EXPECT_EQ(frame, page_frame(other, self->mem));
-	EXPECT_PIPE(0, page_size, 0);
+	EXPECT_PIPE(0, page_size, OLD_BYTES);
 }
 
-TEST_F_TIMEOUT(backing, gone_while_in_the_pipe, TIMEOUT)
-{
-	/* Odd bytes: a copy has them at the place that they have in the page. */
-	size_t from = 123, len = 4 * page_size - 200;
-	struct iovec iov = { self->mem + from, len };
-	bool zero = variant->backing == ZERO_PAGE;
-
-	ASSERT_EQ((ssize_t)len, pvm(self->pid, self->wr, &iov, 1, 0));
-	ASSERT_FALSE(command(self->ctl, 'z', 0, 0));
-	wait_for_state(self->pid, 'Z');
-	ASSERT_EQ((ssize_t)len, read_all(self->rd, self->buf, len));
-	for (size_t i = 0; i < len; i++)
-		ASSERT_EQ(zero ? 0 : pattern(from + i, 0), self->buf[i]);
-}
-
-/*
- * A page may change hands during a call: a child unmaps what it shares with its parent,
- * and the parent, by then the only one who maps it, writes. hugetlb gives it the page
- * for that, even if the child's call has taken a reference and not copied the bytes yet.
- * No bytes of the parent's may come out. The time between the two is short;
- * scripts/checks/mutants makes it long.
- */
-FIXTURE(last_owner)
-{
-	unsigned char *mem;
-	size_t size;
-};
-
-FIXTURE_VARIANT(last_owner)
-{
-	enum backing backing;
-};
-
-FIXTURE_VARIANT_ADD(last_owner, anon) { .backing = ANON };
-FIXTURE_VARIANT_ADD(last_owner, hugetlb) { .backing = HUGETLB };
-
-FIXTURE_SETUP(last_owner)
-{
-	self->size = page_size;
-	self->mem = map_backing(variant->backing, &self->size, -1);
-	if (self->mem == MAP_FAILED)
-		SKIP(return, "the kernel has no such memory");
-}
-
-FIXTURE_TEARDOWN(last_owner)
-{
-}
-
-/* 0 if the call got nothing, or what the memory was at the time of fork(). */
-static int give_away_during_a_call(unsigned char *mem, size_t size, int parent, bool late)
-{
-	unsigned char *buf = malloc(page_size);
-	struct iovec iov = { mem, page_size };
-	int p[2];
-	struct caller c = { .pid = getpid(), .iov = &iov, .nr_segs = 1 };
-	char byte = 0;
-	ssize_t ret;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (pipe(p))
-		return 1;
-	c.fd = p[1];
-	pthread_create(&c.thread, NULL, caller_main, &c);
-	while (!__atomic_load_n(&c.tid, __ATOMIC_ACQUIRE))
-		;
-	/* Asleep in the call, or at its end. */
-	while (late && thread_state(c.tid) == 'R')
-		sched_yield();
-	munmap(mem, size);
-	if (write(parent, &byte, 1) != 1 || read(parent, &byte, 1) != 1)
-		return 2;
-	ret = caller_join(&c);
-	if (ret == -EFAULT)
-		return 0;
-	if (ret != (ssize_t)page_size || read_all(p[0], buf, page_size) != ret)
-		return 3;
-	return differs(buf, 0, page_size, 0) == page_size ? 0 : 4;
-}
-
-TEST_F_TIMEOUT(last_owner, its_bytes_stay_its_own, TIMEOUT)
-{
-	int sv[2], status;
-	char byte;
-	pid_t pid;
-
-	for (int round = 0; round < 40; round++) {
-		set_pattern(self->mem, 0, page_size, 0);
-		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sv));
-		pid = fork();
-		if (!pid)
-			_exit(give_away_during_a_call(self->mem, self->size, sv[1], round % 2));
-		close(sv[1]);
-		ASSERT_EQ(1, read(sv[0], &byte, 1));
-		set_pattern(self->mem, 0, page_size, 1);
-		ASSERT_EQ(1, write(sv[0], &byte, 1));
-		ASSERT_EQ(pid, waitpid(pid, &status, 0));
-		EXPECT_EQ(0, status);
-		close(sv[0]);
-	}
-}
-
-struct changer {
-	pthread_t thread;
-	unsigned char *mem;
-	size_t size;
-	bool stop;
-};
-
-static void *keep_changing(void *arg)
-{
-	struct changer *c = arg;
-
-	while (!__atomic_load_n(&c->stop, __ATOMIC_RELAXED)) {
-		madvise(c->mem, c->size, MADV_DONTNEED);
-		*(volatile unsigned char *)c->mem = 1;
-	}
-	return NULL;
-}
-
-/*
- * Assert that EAGAIN means a full pipe and nothing else: a page that the target
- * keeps exchanging is looked up anew inside the call.
- */
-TEST_F_TIMEOUT(last_owner, exchanged_all_the_time, TIMEOUT)
-{
-	struct changer c = { .mem = self->mem, .size = self->size };
-	struct iovec iov = { self->mem, page_size };
-	int p[2], others = 0;
-
-	ASSERT_EQ(0, pipe(p));
-	ASSERT_EQ(0, pthread_create(&c.thread, NULL, keep_changing, &c));
-	for (int i = 0; i < 2000; i++) {
-		ssize_t ret = pvm(getpid(), p[1], &iov, 1, SPLICE_F_NONBLOCK);
-
-		if (ret == (ssize_t)page_size && drain(p[0], page_size))
-			continue;
-		if (!others++)
-			TH_LOG("call %d returned %zd", i, ret);
-	}
-	__atomic_store_n(&c.stop, true, __ATOMIC_RELAXED);
-	pthread_join(c.thread, NULL);
-	EXPECT_EQ(0, others);
-}
-
-SUPERVISED_HARNESS_MAIN
+PVM_HARNESS_MAIN

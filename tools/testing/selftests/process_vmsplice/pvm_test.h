@@ -7,30 +7,17 @@
 #ifndef PVM_TEST_H
 #define PVM_TEST_H
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "pvm_host.h"
 
@@ -53,9 +40,14 @@
 #ifndef PROCESS_VMSPLICE_PIDFD
 #define PROCESS_VMSPLICE_PIDFD 0x10000U
 #endif
-
 #ifndef O_NOTIFICATION_PIPE
 #define O_NOTIFICATION_PIPE O_EXCL
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+#ifndef MPOL_MF_MOVE_ALL
+#define MPOL_MF_MOVE_ALL 4
 #endif
 
 /* Under TCG with a debug kernel, the harness's 30 s are few. */
@@ -70,43 +62,73 @@
 
 static size_t page_size;
 
-static inline ssize_t process_vmsplice(pid_t pid, int fd, const struct iovec *iov,
-				       unsigned long nr_segs, unsigned int flags)
-{
-	return syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
-}
-
 /* The result, or -errno: one value to compare. */
 static inline ssize_t pvm(pid_t pid, int fd, const struct iovec *iov,
 			  unsigned long nr_segs, unsigned int flags)
 {
-	ssize_t ret;
+	ssize_t ret = syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
 
-	errno = 0;
-	ret = process_vmsplice(pid, fd, iov, nr_segs, flags);
 	return ret < 0 ? -errno : ret;
 }
 
-static inline unsigned char pattern(size_t i, unsigned char seed)
+/* To be compared with. */
+static inline ssize_t readv_from(pid_t pid, const void *addr, void *buf, size_t len)
 {
-	return (i ^ (i >> 8) * 7 ^ (i >> 16) * 13) + seed;
+	struct iovec local = { buf, len }, remote = { (void *)addr, len };
+	ssize_t ret = process_vm_readv(pid, &local, 1, &remote, 1, 0);
+
+	return ret < 0 ? -errno : ret;
 }
 
-static inline void set_pattern(unsigned char *mem, size_t from, size_t to,
-			       unsigned char seed)
+/* Who wrote a byte, by the seed of its pattern. */
+enum { OLD_BYTES, NEW_BYTES, OTHER_BYTES, FILE_BYTES };
+
+/* A pattern no two words of which are alike: bytes that are shifted or lost are seen. */
+static inline uint64_t pattern_word(size_t nr, unsigned char seed)
 {
-	for (size_t i = from; i < to; i++)
-		mem[i] = pattern(i, seed);
+	/* Odd, so that the products differ. */
+	return (nr + 1) * 0x9e3779b97f4a7c15ULL ^ seed * 0x0101010101010101ULL;
+}
+
+static inline void set_pattern(unsigned char *mem, size_t from, size_t to, unsigned char seed)
+{
+	while (from < to) {
+		uint64_t word = pattern_word(from / sizeof(word), seed);
+		size_t at = from % sizeof(word), n = sizeof(word) - at;
+
+		if (n > to - from)
+			n = to - from;
+		memcpy(mem + from, (char *)&word + at, n);
+		from += n;
+	}
 }
 
 /* The first of the bytes from..from+len that is not as in buf, or len. */
 static inline size_t differs(const unsigned char *buf, size_t from, size_t len,
 			     unsigned char seed)
 {
-	for (size_t i = 0; i < len; i++)
-		if (buf[i] != pattern(from + i, seed))
-			return i;
-	return len;
+	size_t done = 0;
+
+	while (done < len) {
+		uint64_t word = pattern_word((from + done) / sizeof(word), seed);
+		size_t at = (from + done) % sizeof(word), n = sizeof(word) - at;
+		const unsigned char *right = (unsigned char *)&word + at;
+
+		if (n > len - done)
+			n = len - done;
+		if (memcmp(buf + done, right, n)) {
+			while (buf[done] == *right++)
+				done++;
+			break;
+		}
+		done += n;
+	}
+	return done;
+}
+
+static inline bool is_filled(const unsigned char *buf, size_t len, unsigned char byte)
+{
+	return !len || (buf[0] == byte && !memcmp(buf, buf + 1, len - 1));
 }
 
 /* Just len bytes; fewer only at the end of the file or if there is nothing now. */
@@ -131,76 +153,265 @@ static inline int in_pipe(int fd)
 	return ioctl(fd, FIONREAD, &n) ? -1 : n;
 }
 
-/*
- * The child. A command is a letter and a range of the region:
- *   f  fill it with the pattern of seed 0
- *   w  write the pattern of seed 1
- *   r  read it
- *   u  unmap it
- *   n  make it PROT_NONE, o  PROT_WRITE alone
- *   c  fork a child that shares all memory, copy-on-write, until the end;
- *      the answer is its pid
- *   h  make a huge page of it, if the kernel does
- *   z  exit, leaving a zombie
- */
-struct command {
-	char what;
-	size_t from, to;
-};
-
-/* With nothing of it but its memory: no end of a pipe or of a socket. */
-static inline void live_as_long_as(pid_t parent)
+/* How many pages a pipe takes. */
+static inline int pipe_slots(int fd)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	for (int fd = 0; fd < 64; fd++)
-		close(fd);
-	/* It may have died before the signal was asked for. */
-	while (getppid() == parent)
-		pause();
+	return fcntl(fd, F_GETPIPE_SZ) / page_size;
+}
+
+/* With so many slots, or those that pipes have. */
+static inline bool open_pipe(int *rd, int *wr, int slots)
+{
+	int p[2];
+
+	if (pipe(p))
+		return false;
+	*rd = p[0];
+	*wr = p[1];
+	return !slots || (fcntl(*wr, F_SETPIPE_SZ, slots * page_size) >= 0 &&
+			  pipe_slots(*wr) >= slots);
+}
+
+static inline bool fill_pipe(int fd)
+{
+	char *page = calloc(1, page_size);
+	int left = pipe_slots(fd);
+
+	while (left && write(fd, page, page_size) == (ssize_t)page_size)
+		left--;
+	free(page);
+	return !left;
+}
+
+static inline bool drain(int fd, size_t len)
+{
+	char *buf = malloc(len);
+	bool ok = read_all(fd, buf, len) == (ssize_t)len;
+
+	free(buf);
+	return ok;
+}
+
+static inline unsigned char *map_anon(size_t size)
+{
+	unsigned char *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return mem == MAP_FAILED ? NULL : mem;
+}
+
+/* Small pages, also where huge ones are the default. */
+static inline unsigned char *map_small(size_t size)
+{
+	unsigned char *mem = map_anon(size);
+
+	madvise(mem, size, MADV_NOHUGEPAGE);
+	return mem;
+}
+
+static inline unsigned char *map_aligned(size_t size, size_t align)
+{
+	uintptr_t mem = (uintptr_t)map_anon(size + align);
+
+	return mem ? (unsigned char *)((mem + align - 1) & -align) : NULL;
+}
+
+/* A file with a pattern; and as many bytes of it in memory. */
+static inline int pattern_file(size_t size, unsigned char seed)
+{
+	int fd = memfd_create("file", 0);
+	unsigned char *p = MAP_FAILED;
+
+	if (fd >= 0 && !ftruncate(fd, size))
+		p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		return -1;
+	set_pattern(p, 0, size, seed);
+	munmap(p, size);
+	return fd;
+}
+
+/*
+ * A program of its own: this one, executed anew, with a page of known bytes at an address
+ * that all know. It says so, and stays until whoever listens is gone.
+ */
+#define IMAGE ((unsigned char *)0x60000000UL)
+#define IMAGE_ENV "PVM_IMAGE"
+
+static inline bool fill_image(unsigned char seed)
+{
+	if (mmap(IMAGE, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
+		 MAP_FIXED_NOREPLACE, -1, 0) != IMAGE)
+		return false;
+	set_pattern(IMAGE, 0, page_size, seed);
+	return true;
+}
+
+static inline int exec_image(const char *path, int ctl)
+{
+	char fd[16];
+
+	snprintf(fd, sizeof(fd), "%d", ctl);
+	setenv(IMAGE_ENV, fd, 1);
+	return execl(path, "image", NULL);
+}
+
+static inline void image_main(int ctl)
+{
+	int answer = 0;
+	char c;
+
+	if (fill_image(NEW_BYTES) && write(ctl, &answer, sizeof(answer)) == sizeof(answer))
+		while (read(ctl, &c, 1) > 0)
+			;
 	_exit(0);
 }
 
-static inline int do_command(unsigned char *mem, const struct command *cmd)
+/*
+ * The target: a child with a region of memory, of which it does what it is told to a
+ * range. It may be told to have children, which are told things in the same way.
+ */
+enum op {
+	WRITE_OLD, WRITE_NEW, WRITE_OTHER, READ, READ_ONLY, READ_WRITE, WRITE_ONLY, NO_ACCESS,
+	HUGE_PAGES, SMALL_PAGES, MERGE, FREE, DISCARD, REMOVE, PAGE_OUT, POISON, GUARD,
+	KEEP_FROM_FORK, GIVE_TO_FORK, UNMAP, MAP_ANEW, EXCHANGE_ENDS,
+	VMSPLICE,	/* to the descriptor "from", the first "to" bytes */
+	FORK, FORK_ONCE, EXEC, BE_UNDUMPABLE, EXIT,
+};
+
+/* What the kernel is asked to do. The ops that are not here take more than one call. */
+static const int advices[] = {
+	[HUGE_PAGES] = MADV_HUGEPAGE, [SMALL_PAGES] = MADV_NOHUGEPAGE, [MERGE] = MADV_MERGEABLE,
+	[FREE] = MADV_FREE, [DISCARD] = MADV_DONTNEED, [REMOVE] = MADV_REMOVE,
+	[PAGE_OUT] = MADV_PAGEOUT, [POISON] = MADV_HWPOISON, [GUARD] = MADV_GUARD_INSTALL,
+	[KEEP_FROM_FORK] = MADV_DONTFORK, [GIVE_TO_FORK] = MADV_DOFORK,
+};
+
+struct command {
+	enum op op;
+	size_t from, to;
+};
+
+static inline bool move_page(void *from, void *to)
+{
+	return mremap(from, page_size, page_size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to;
+}
+
+static inline int exchange_ends(unsigned char *start, size_t len)
+{
+	unsigned char *last = start + len - page_size, *spare = map_anon(page_size);
+
+	return move_page(start, spare) && move_page(last, start) && move_page(spare, last) ?
+	       0 : -1;
+}
+
+static inline int fork_once(void)
+{
+	pid_t child = fork();
+
+	if (!child)
+		_exit(0);
+	return waitpid(child, NULL, 0) == child ? 0 : -1;
+}
+
+/* The target, and those that are forked from it or from one another, in that order. */
+#define MAX_SERVERS 3
+
+struct servers {
+	int ctl[MAX_SERVERS];
+	int me, last;
+};
+
+static inline void serve(unsigned char *mem, struct servers *s);
+
+static inline int fork_server(unsigned char *mem, struct servers *s)
+{
+	pid_t child = fork();
+
+	s->last++;
+	/* When one of them ends, nobody else must have its end. */
+	close(s->ctl[child ? s->last : s->me]);
+	if (child)
+		return child;
+	/* It may be there for longer than who forked it, but not than the test. */
+	prctl(PR_SET_PDEATHSIG, 0);
+	s->me = s->last;
+	serve(mem, s);
+	return 0;
+}
+
+static inline int vmsplice_own(unsigned char *mem, int fd, size_t len)
+{
+	struct iovec iov = { mem, len };
+
+	return vmsplice(fd, &iov, 1, 0) == (ssize_t)len ? 0 : -1;
+}
+
+static inline void read_pages(const unsigned char *mem, size_t len)
+{
+	for (size_t i = 0; i < len; i += page_size)
+		(void)*(volatile const unsigned char *)(mem + i);
+}
+
+/* 0 or the pid of a child; -1 if it was not to be done. */
+static inline int do_command(unsigned char *mem, const struct command *cmd, struct servers *s)
 {
 	unsigned char *start = mem + cmd->from;
 	size_t len = cmd->to - cmd->from;
-	volatile unsigned char sink;
-	pid_t target, child;
 
-	switch (cmd->what) {
-	case 'f':
-		set_pattern(mem, cmd->from, cmd->to, 0);
-		break;
-	case 'w':
-		set_pattern(mem, cmd->from, cmd->to, 1);
-		break;
-	case 'r':
-		for (size_t i = 0; i < len; i += page_size)
-			sink = start[i];
-		(void)sink;
-		break;
-	case 'u':
-		munmap(start, len);
-		break;
-	case 'n':
-		mprotect(start, len, PROT_NONE);
-		break;
-	case 'o':
-		mprotect(start, len, PROT_WRITE);
-		break;
-	case 'h':
-		madvise(start, len, MADV_HUGEPAGE);
-		break;
-	case 'c':
-		target = getpid();
-		child = fork();
-		if (!child)
-			live_as_long_as(target);
-		return child;
-	default:
+	switch (cmd->op) {
+	case WRITE_OLD:
+	case WRITE_NEW:
+	case WRITE_OTHER:
+		set_pattern(mem, cmd->from, cmd->to, cmd->op - WRITE_OLD + OLD_BYTES);
+		return 0;
+	case READ:
+		read_pages(start, len);
+		return 0;
+	case READ_ONLY:
+		return mprotect(start, len, PROT_READ);
+	case READ_WRITE:
+		return mprotect(start, len, PROT_READ | PROT_WRITE);
+	case WRITE_ONLY:
+		return mprotect(start, len, PROT_WRITE);
+	case NO_ACCESS:
+		return mprotect(start, len, PROT_NONE);
+	case UNMAP:
+		return munmap(start, len);
+	case MAP_ANEW:
+		return mmap(start, len, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == start ? 0 : -1;
+	case EXCHANGE_ENDS:
+		return exchange_ends(start, len);
+	case VMSPLICE:
+		return vmsplice_own(mem, cmd->from, cmd->to);
+	case FORK:
+		return fork_server(mem, s);
+	case FORK_ONCE:
+		return fork_once();
+	case EXEC:
+		return exec_image("/proc/self/exe", s->ctl[s->me]);
+	case BE_UNDUMPABLE:
+		return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	case EXIT:
 		_exit(0);
+	default:
+		return madvise(start, len, advices[cmd->op]);
 	}
-	return 0;
+}
+
+static inline void serve(unsigned char *mem, struct servers *s)
+{
+	int ctl = s->ctl[s->me];
+	struct command cmd;
+
+	while (read(ctl, &cmd, sizeof(cmd)) == sizeof(cmd)) {
+		int answer = do_command(mem, &cmd, s);
+
+		if (write(ctl, &answer, sizeof(answer)) != sizeof(answer))
+			break;
+	}
+	_exit(0);
 }
 
 /* Under Yama, callers that are no ancestors would not be allowed to. */
@@ -209,43 +420,46 @@ static inline void let_all_call(void)
 	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
 }
 
-static inline void target_main(unsigned char *mem, int ctl)
+static inline void ignore_signal(int sig)
 {
-	struct command cmd;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	let_all_call();
-	while (read(ctl, &cmd, sizeof(cmd)) == sizeof(cmd)) {
-		int answer = do_command(mem, &cmd);
-
-		if (write(ctl, &answer, sizeof(answer)) != sizeof(answer))
-			break;
-	}
-	_exit(0);
 }
 
-/* The child inherits the region, untouched: what it writes there is its own. */
+static inline void handle_signal(int sig, void (*handler)(int sig), int flags)
+{
+	struct sigaction sa = { .sa_handler = handler, .sa_flags = flags };
+
+	sigaction(sig, &sa, NULL);
+}
+
+/* The child inherits the memory, untouched: what it writes there is its own. */
 static inline pid_t start_target(unsigned char *mem, int *ctl)
 {
+	struct servers s = {};
 	int sv[2];
 	pid_t pid;
 
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv))
-		return -1;
-	pid = fork();
-	if (!pid) {
-		close(sv[0]);
-		target_main(mem, sv[1]);
+	for (int i = 0; i < MAX_SERVERS; i++) {
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sv))
+			return -1;
+		ctl[i] = sv[0];
+		s.ctl[i] = sv[1];
 	}
-	close(sv[1]);
-	*ctl = sv[0];
-	return pid;
+	pid = fork();
+	for (int i = 0; i < MAX_SERVERS; i++)
+		close(pid ? s.ctl[i] : ctl[i]);
+	if (pid)
+		return pid;
+	let_all_call();
+	/* Of memory that is poisoned. */
+	handle_signal(SIGBUS, ignore_signal, 0);
+	serve(mem, &s);
+	return 0;
 }
 
 /* The answer to a command, or -1 if the child did not live to give it. */
-static inline int ask(int ctl, char what, size_t from, size_t to)
+static inline int ask(int ctl, enum op op, size_t from, size_t to)
 {
-	struct command cmd = { what, from, to };
+	struct command cmd = { op, from, to };
 	int answer;
 
 	if (write(ctl, &cmd, sizeof(cmd)) != sizeof(cmd) ||
@@ -254,50 +468,22 @@ static inline int ask(int ctl, char what, size_t from, size_t to)
 	return answer;
 }
 
-static inline bool command(int ctl, char what, size_t from, size_t to)
+static inline bool command(int ctl, enum op op, size_t from, size_t to)
 {
-	return ask(ctl, what, from, to) >= 0;
-}
-
-/* A thread that makes one call. */
-struct caller {
-	pthread_t thread;
-	pid_t pid;
-	int fd;
-	const struct iovec *iov;
-	unsigned long nr_segs;
-	pid_t tid;
-	bool returned;
-	ssize_t ret;
-};
-
-static inline void *caller_main(void *arg)
-{
-	struct caller *c = arg;
-
-	/* After this store, the thread sleeps only in the call. */
-	__atomic_store_n(&c->tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
-	c->ret = pvm(c->pid, c->fd, c->iov, c->nr_segs, 0);
-	__atomic_store_n(&c->returned, true, __ATOMIC_RELEASE);
-	return NULL;
+	return ask(ctl, op, from, to) >= 0;
 }
 
 /* The state of a thread, as the letter in /proc. */
 static inline char thread_state(pid_t tid)
 {
-	char path[64], buf[512], *paren;
-	ssize_t n;
+	char path[64], buf[512] = "", *paren;
 	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
 	fd = open(path, O_RDONLY);
-	if (fd < 0)
-		return 'X';
-	n = read(fd, buf, sizeof(buf) - 1);
+	if (fd >= 0 && read(fd, buf, sizeof(buf) - 1) < 0)
+		buf[0] = 0;
 	close(fd);
-	if (n <= 0)
-		return 'X';
-	buf[n] = 0;
 	paren = strrchr(buf, ')');
 	return paren ? paren[2] : 'X';
 }
@@ -310,15 +496,12 @@ static inline char wait_for_states(pid_t tid, const char *states)
 {
 	char state;
 
-	while (state = thread_state(tid), !strchr(states, state)) {
-		if (state == 'Z' || state == 'X')
-			break;
+	while (state = thread_state(tid), !strchr(states, state) && !strchr("ZX", state))
 		sched_yield();
-	}
 	return state;
 }
 
-/* There is nothing to be tested any more. What has been changed, the supervisor undoes. */
+/* There is nothing to be tested any more. What has been changed is undone all the same. */
 #define give_up(format, ...) do {					\
 	fprintf(TH_LOG_STREAM, "# " format "\n", ##__VA_ARGS__);	\
 	fflush(TH_LOG_STREAM);						\
@@ -334,11 +517,44 @@ static inline void wait_for_state(pid_t tid, char state)
 		give_up("waiting for state %c of %d, which has ended: %c", state, tid, is);
 }
 
+/* A thread that makes one call. */
+struct caller {
+	pthread_t thread;
+	pid_t pid;
+	int fd;
+	const struct iovec *iov;
+	unsigned long nr_segs;
+	unsigned int flags;
+	pid_t tid;
+	bool returned;
+	ssize_t ret;
+};
+
+static inline void *caller_main(void *arg)
+{
+	struct caller *c = arg;
+
+	/* After this store, the thread sleeps only in the call. */
+	__atomic_store_n(&c->tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
+	c->ret = pvm(c->pid, c->fd, c->iov, c->nr_segs, c->flags);
+	__atomic_store_n(&c->returned, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* Returns when the thread is about to call. */
+static inline void caller_start(struct caller *c)
+{
+	c->tid = 0;
+	c->returned = false;
+	if (pthread_create(&c->thread, NULL, caller_main, c))
+		give_up("no thread for the call");
+	while (!__atomic_load_n(&c->tid, __ATOMIC_ACQUIRE))
+		sched_yield();
+}
+
 /* Until the thread of the call sleeps in it. */
 static inline void wait_until_blocked(struct caller *c)
 {
-	while (!__atomic_load_n(&c->tid, __ATOMIC_ACQUIRE))
-		sched_yield();
 	while (thread_state(c->tid) != 'S') {
 		if (__atomic_load_n(&c->returned, __ATOMIC_ACQUIRE))
 			give_up("the call has not waited, but returned %zd", c->ret);
@@ -346,13 +562,9 @@ static inline void wait_until_blocked(struct caller *c)
 	}
 }
 
-/* Start the call, and return when it is blocked. */
 static inline void caller_start_blocked(struct caller *c)
 {
-	c->tid = 0;
-	c->returned = false;
-	if (pthread_create(&c->thread, NULL, caller_main, c))
-		give_up("no thread for the call");
+	caller_start(c);
 	wait_until_blocked(c);
 }
 
@@ -362,74 +574,18 @@ static inline ssize_t caller_join(struct caller *c)
 	return c->ret;
 }
 
-static inline void ignore_signal(int sig)
-{
-}
-
-static inline void handle_signal(int sig, int flags)
-{
-	struct sigaction sa = { .sa_handler = ignore_signal, .sa_flags = flags };
-
-	sigaction(sig, &sa, NULL);
-}
-
-/* How many pages a pipe takes. */
-static inline int pipe_slots(int fd)
-{
-	return fcntl(fd, F_GETPIPE_SZ) / page_size;
-}
-
-static inline int fill_pipe(int fd)
-{
-	char *page = calloc(1, page_size);
-	int slots = pipe_slots(fd), ret = 0;
-
-	for (int i = 0; i < slots; i++)
-		if (write(fd, page, page_size) != (ssize_t)page_size)
-			ret = -1;
-	free(page);
-	return ret;
-}
-
-static inline bool drain(int fd, size_t len)
-{
-	char *buf = malloc(len);
-	bool ok = read_all(fd, buf, len) == (ssize_t)len;
-
-	free(buf);
-	return ok;
-}
-
-/* A file of the size of the region, with the pattern. */
-static inline int pattern_file(int fd)
-{
-	size_t size = NR_PAGES * page_size;
-	unsigned char *p;
-
-	if (fd < 0 || ftruncate(fd, size))
-		return -1;
-	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (p == MAP_FAILED)
-		return -1;
-	set_pattern(p, 0, size, 0);
-	munmap(p, size);
-	return fd;
-}
-
 /* Larger ones, 512 MiB where a page has 64 KiB, are more than a test should take. */
 #define MAX_HUGE_PAGE (32UL << 20)
+#define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
 
 /* The size of the huge pages that MADV_HUGEPAGE makes, or 0. */
 static inline size_t thp_size(void)
 {
-	FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "r");
-	size_t size = 0;
+	char text[64] = "0";
+	size_t size;
 
-	if (!f)
-		return 0;
-	if (fscanf(f, "%zu", &size) != 1)
-		size = 0;
-	fclose(f);
+	read_setting(THP_DIR "hpage_pmd_size", text, sizeof(text));
+	size = strtoul(text, NULL, 0);
 	return size <= MAX_HUGE_PAGE ? size : 0;
 }
 
@@ -441,82 +597,63 @@ static inline size_t hugetlb_size(void)
 	return kb <= MAX_HUGE_PAGE >> 10 ? kb << 10 : 0;
 }
 
-/* Does the process have a huge page at addr? */
-static inline bool has_huge_page(pid_t pid, void *addr)
+/* How much is in huge pages mapped as such, of the mappings with a part of the range. */
+static inline size_t huge_bytes(pid_t pid, const void *addr, size_t len)
 {
+	unsigned long start, end, kb, from = (unsigned long)addr;
 	char path[64], line[256];
-	bool in_range = false, found = false;
-	unsigned long start, end, kb;
+	bool in_range = false;
+	size_t sum = 0;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/proc/%d/smaps", pid);
 	f = fopen(path, "r");
 	if (!f)
-		return false;
+		return 0;
 	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			in_range = start <= (unsigned long)addr &&
-				   (unsigned long)addr < end;
-		else if (in_range &&
-			 sscanf(line, "AnonHugePages: %lu kB", &kb) == 1)
-			found = kb > 0;
+			in_range = start < from + len && end > from;
+		else if (in_range && sscanf(line, "AnonHugePages: %lu kB", &kb) == 1)
+			sum += (size_t)kb << 10;
 	}
 	fclose(f);
-	return found;
+	return sum;
 }
 
-/* Caches that have aliases take shared memory only at some addresses. */
-static inline bool may_not_be_shared_there(int error)
+/* Where a page is: bits of /proc/PID/pagemap, and of /proc/kpageflags, which are ABI. */
+#define BIT_OF(n) (1ULL << (n))
+#define PM_ALONE BIT_OF(56)
+#define PM_SWAP BIT_OF(62)
+#define PM_PRESENT BIT_OF(63)
+#define PM_PFN (BIT_OF(55) - 1)
+
+/* The 8 bytes of such a file that are about one page; 0 if they can't be seen. */
+static inline uint64_t page_entry(const char *path, uint64_t nr)
 {
-	return error == EINVAL && page_size < (size_t)SHMLBA;
+	int fd = open(path, O_RDONLY);
+	uint64_t entry;
+
+	if (pread(fd, &entry, sizeof(entry), nr * sizeof(entry)) != sizeof(entry))
+		entry = 0;
+	close(fd);
+	return entry;
 }
 
-/* Is the number in a file that has a list like 0-1,4? */
-static inline bool list_has(const char *path, int number)
+static inline uint64_t pagemap_entry(pid_t pid, const void *addr)
 {
-	char line[512] = "", *at = line;
-	FILE *f = fopen(path, "r");
-	bool found = false;
+	char path[64];
 
-	if (!f)
-		return false;
-	if (!fgets(line, sizeof(line), f))
-		line[0] = 0;
-	fclose(f);
-	for (char *end; *at && !found; at = *end ? end + 1 : end) {
-		long from = strtol(at, &end, 10), to = from;
-
-		/* An empty list. */
-		if (end == at)
-			break;
-		if (*end == '-')
-			to = strtol(end + 1, &end, 10);
-		found = from <= number && number <= to;
-	}
-	return found;
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	return page_entry(path, (uintptr_t)addr / page_size);
 }
 
-#ifndef MPOL_F_MEMS_ALLOWED
-#define MPOL_F_MEMS_ALLOWED 4
-#endif
-
-/* Two with memory that our cpuset allows: nodes 0 and 1. */
-static inline bool has_two_nodes(void)
+/* The page frame at addr, or 0 if it is not for us to know. */
+static inline uint64_t page_frame(pid_t pid, const void *addr)
 {
-	unsigned long allowed[1024 / 8 / sizeof(long)] = {};
+	uint64_t entry = pagemap_entry(pid, addr);
 
-	if (syscall(SYS_get_mempolicy, NULL, allowed, 1024, NULL, MPOL_F_MEMS_ALLOWED))
-		return false;
-	return (allowed[0] & 3) == 3 &&
-	       list_has("/sys/devices/system/node/has_memory", 0) &&
-	       list_has("/sys/devices/system/node/has_memory", 1);
+	return entry & PM_PRESENT ? entry & PM_PFN : 0;
 }
-
-#ifndef MPOL_MF_MOVE
-#define MPOL_MF_MOVE 2
-/* Those that other processes map as well. */
-#define MPOL_MF_MOVE_ALL 4
-#endif
 
 /*
  * To the other node: only a page that nobody holds can go there. One that is about
@@ -536,46 +673,89 @@ static inline bool can_move(pid_t pid, void *page)
 	return false;
 }
 
+/* Nodes 0 and 1, with memory that is for us. */
+static inline bool has_two_nodes(void)
+{
+	unsigned char *page = map_small(page_size);
+	bool has;
+
+	page[0] = 1;
+	has = can_move(getpid(), page);
+	munmap(page, page_size);
+	return has;
+}
+
+/* Caches that have aliases take shared memory only at some addresses. */
+static inline bool may_not_be_shared_there(int error)
+{
+	return error == EINVAL && page_size < (size_t)SHMLBA;
+}
+
 /*
- * What the fixtures have in common: a target with a region of memory, at the
- * same address in the test, where it is not used; a buffer of that size, and a pipe.
- * The target dies with the test.
+ * What the fixtures have in common: a target with a region of memory, at the same
+ * address in the test, where it is not used; a buffer of that size, and a pipe. The pipe
+ * is made after the fork: the target must not keep an end open.
  */
 #define TARGET_MEMBERS							\
 	unsigned char *mem, *buf;					\
 	size_t size;							\
 	pid_t pid;							\
-	int ctl, rd, wr, slots
+	int ctl[MAX_SERVERS], rd, wr, slots
 
-#define START_TARGET() do {						\
-	int p[2];							\
-									\
-	self->buf = malloc(self->size);					\
-	ASSERT_FALSE(!self->buf);						\
-	self->pid = start_target(self->mem, &self->ctl);		\
-	ASSERT_LT(0, self->pid);					\
-	/* After the fork: the target must not keep an end open. */	\
-	ASSERT_EQ(0, pipe(p));						\
-	self->rd = p[0];						\
-	self->wr = p[1];						\
+#define OPEN_PIPE() do {						\
+	self->buf = map_anon(self->size);				\
+	ASSERT_FALSE(!self->buf);					\
+	ASSERT_TRUE(open_pipe(&self->rd, &self->wr, 0));		\
 	self->slots = pipe_slots(self->wr);				\
-	ASSERT_LT(1, self->slots);					\
+	ASSERT_LT(4, self->slots);					\
 } while (0)
 
+#define START_TARGET() do {						\
+	self->pid = start_target(self->mem, self->ctl);		\
+	ASSERT_LT(0, self->pid);					\
+	OPEN_PIPE();							\
+} while (0)
+
+#define TELL(op, from, to) ASSERT_TRUE(command(self->ctl[0], op, from, to))
+
+#define RANGE(from, len) (&(struct iovec){ self->mem + (from), len })
+
+/* Of the target's memory. */
+#define PVM(from, len, flags) pvm(self->pid, self->wr, RANGE(from, len), 1, flags)
+
+#define CALLER(from, len) {						\
+	.pid = self->pid, .fd = self->wr, .nr_segs = 1, .iov = RANGE(from, len), \
+}
+
 /* The bytes of the pipe are just those of the region that start at from. */
-#define EXPECT_PIPE(from, len, seed) do {					\
-	ASSERT_EQ((int)(len), in_pipe(self->rd));				\
-	ASSERT_EQ((ssize_t)(len), read_all(self->rd, self->buf, len));		\
-	EXPECT_EQ((size_t)(len), differs(self->buf, from, len, seed));		\
+#define EXPECT_PIPE(from, len, seed) do {				\
+	ASSERT_EQ((int)(len), in_pipe(self->rd));			\
+	ASSERT_EQ((ssize_t)(len), read_all(self->rd, self->buf, len));	\
+	EXPECT_EQ((size_t)(len), differs(self->buf, from, len, seed));	\
+} while (0)
+
+/* The target has exited, and is a zombie. */
+#define END_TARGET() do {						\
+	ASSERT_FALSE(command(self->ctl[0], EXIT, 0, 0));			\
+	wait_for_state(self->pid, 'Z');					\
 } while (0)
 
 static void __attribute__((constructor)) first_of_all(void)
 {
 	page_size = sysconf(_SC_PAGESIZE);
-	if (process_vmsplice(0, -1, NULL, 0, 0) && errno == ENOSYS) {
+	if (getenv(IMAGE_ENV))
+		image_main(atoi(getenv(IMAGE_ENV)));
+	if (pvm(0, -1, NULL, 0, 0) == -ENOSYS) {
 		ksft_print_header();
 		ksft_exit_skip("no process_vmsplice() in this kernel\n");
 	}
 }
+
+/* In place of TEST_HARNESS_MAIN. */
+#define PVM_HARNESS_MAIN						\
+	int main(int argc, char **argv)					\
+	{								\
+		return run_tests(argc, argv);				\
+	}
 
 #endif

@@ -1,31 +1,31 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Does vmtest.sh fail when it should, and for the reason that it should? Takes the
-# options of vmtest.sh that say which kernel, which has to have been built before.
+# Does vmtest.sh fail when it should, and for the reason that it should? Takes a kernel tree
+# and the options of vmtest.sh that say which kernel, which has to have been built before.
 
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 vmtest=$here/../vmtest.sh
-options=("$@")
+tree=$1
+shift
+options=("$tree" "$@")
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
 # shellcheck disable=SC1091 # in the kernel tree
-. "$here/../../kselftest/ktap_helpers.sh"
+. "$tree/tools/testing/selftests/kselftest/ktap_helpers.sh"
 
-# The build directory that the options name, and the first ABI's programs there.
+# The build directory that the options name, and the programs of an ABI there.
 while getopts 't:d:' opt "$@"; do
 	case $opt in
 	d) build_dir=$OPTARG ;;
-	t) arch=$OPTARG ;;
+	t) ;;
 	*) exit 2 ;;
 	esac
 done
-# shellcheck source=x86_64.conf
-. "$here/$arch.conf"
-misbehave=$build_dir/tests/$(awk 'NF { print $1; exit }' <<<"${ABIS:?}")/misbehave
+misbehave=$(echo "$build_dir"/tests/*/misbehave | cut -d' ' -f1)
 
 run() {
 	local name=$1 expected_status=$2 expected_text=$3 status=0

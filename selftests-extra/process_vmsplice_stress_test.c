@@ -23,8 +23,7 @@
  * random numbers. What runs when is not repeated by that.
  */
 #define _GNU_SOURCE
-#include "pvm_swap.h"
-#include "pvm_test.h"
+#include "pvm_ramdisk.h"
 #include <linux/futex.h>
 
 #define DEFAULT_ROUNDS 5000
@@ -53,14 +52,16 @@
 #define WINDOW ((unsigned char *)(sizeof(long) == 8 ? 1UL << 36 : 3UL << 28))
 #define TARGET_ENV "PVM_STRESS_TARGET"
 
+#ifndef MPOL_MF_MOVE
+#define MPOL_MF_MOVE 2
+#endif
 #ifndef SYS_futex
 #define SYS_futex SYS_futex_time64
 #endif
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT 21
-#endif
 
-enum op { RESTAMP, UNMAP, FORK, PAGEOUT, MERGE, EXEC, EXIT, KILLED, NR_OPS };
+enum target_op {
+	DO_RESTAMP, DO_UNMAP, DO_FORK, DO_PAGEOUT, DO_MERGE, DO_EXEC, DO_EXIT, BE_KILLED, NR_OPS,
+};
 
 static const char * const op_names[NR_OPS] = {
 	"restamped", "unmapped", "forked", "paged out", "merged", "execed", "exited",
@@ -344,17 +345,17 @@ static const struct {
 	void (*run)(struct target *t);
 	unsigned int weight;
 } ops[NR_OPS] = {
-	[RESTAMP] = { op_restamp, 50 },
-	[UNMAP] = { op_unmap, 16 },
-	[FORK] = { op_fork, 10 },
-	[PAGEOUT] = { op_pageout, 12 },
-	[MERGE] = { op_merge, 10 },
-	[EXEC] = { op_exec, 2 },
-	[EXIT] = { op_exit, 1 },
-	[KILLED] = { op_killed, 1 },
+	[DO_RESTAMP] = { op_restamp, 50 },
+	[DO_UNMAP] = { op_unmap, 16 },
+	[DO_FORK] = { op_fork, 10 },
+	[DO_PAGEOUT] = { op_pageout, 12 },
+	[DO_MERGE] = { op_merge, 10 },
+	[DO_EXEC] = { op_exec, 2 },
+	[DO_EXIT] = { op_exit, 1 },
+	[BE_KILLED] = { op_killed, 1 },
 };
 
-static enum op next_op(uint64_t *rng)
+static enum target_op next_op(uint64_t *rng)
 {
 	size_t sum = 0, at;
 
@@ -370,7 +371,7 @@ static enum op next_op(uint64_t *rng)
 			return i;
 		at -= ops[i].weight;
 	}
-	return RESTAMP;
+	return DO_RESTAMP;
 }
 
 static void run_target(unsigned int id)
@@ -393,7 +394,7 @@ static void run_target(unsigned int id)
 	restamp(&t, 0, PAGES);
 	STORE(t.slot->pid, getpid());
 	while (wait_rounds(TARGET_PACE)) {
-		enum op op = next_op(&t.rng);
+		enum target_op op = next_op(&t.rng);
 
 		INC(shared->ops[op]);
 		ops[op].run(&t);
@@ -931,12 +932,14 @@ FIXTURE_SETUP(stress)
 		for (int page = 0; page < PAGES; page++)
 			in_flight[i][page].lines = calloc(lines_per_page(),
 							  sizeof(size_t));
+	/* Of the guest's own, nobody could tell how much memory it takes. */
+	if (host_is_ours())
+		swapoff("/dev/ram0");
 	self->swap = make_swap(host_is_ours());
 }
 
 FIXTURE_TEARDOWN(stress)
 {
-	stop_ksm();
 	if (self->swap)
 		remove_swap();
 }
@@ -1044,4 +1047,4 @@ TEST_F_TIMEOUT(stress, data_and_memory, NO_TIMEOUT)
 		EXPECT_LT(vmstat[0], read_number("/proc/vmstat", "pswpout"));
 }
 
-SUPERVISED_HARNESS_MAIN
+PVM_HARNESS_MAIN

@@ -18,6 +18,12 @@
 
 #include "pvm_test.h"
 
+static ssize_t process_vmsplice(pid_t pid, int fd, const struct iovec *iov,
+				unsigned long nr_segs, unsigned int flags)
+{
+	return syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
+}
+
 #ifndef MADV_PAGEOUT
 #define MADV_PAGEOUT 21
 #endif
@@ -217,7 +223,7 @@ static void *map(size_t size, int prot, int flags, int fd)
 	return mem;
 }
 
-static void *map_anon(size_t size)
+static void *map_base_pages(size_t size)
 {
 	void *mem = map(size, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS, -1);
@@ -228,7 +234,7 @@ static void *map_anon(size_t size)
 
 static void *make_anon(size_t size, size_t first)
 {
-	void *mem = map_anon(size);
+	void *mem = map_base_pages(size);
 
 	stamp_pages(mem, first, size / page_size);
 	return mem;
@@ -247,7 +253,7 @@ static void *make_thp(size_t size, size_t first)
 	if (madvise((void *)mem, size, MADV_HUGEPAGE))
 		err(1, "MADV_HUGEPAGE");
 	stamp_pages((void *)mem, first, size / page_size);
-	if (!has_huge_page(getpid(), (void *)mem))
+	if (!huge_bytes(getpid(), (void *)mem, size))
 		errx(1, "no huge page to be had");
 	return (void *)mem;
 }
@@ -256,7 +262,6 @@ static void *make_thp(size_t size, size_t first)
 static void share_with_child(void *mem)
 {
 	static pid_t child;
-	pid_t parent = getpid();
 
 	if (child) {
 		kill(child, SIGKILL);
@@ -265,8 +270,14 @@ static void share_with_child(void *mem)
 	child = fork();
 	if (child < 0)
 		err(1, "fork");
-	if (!child)
-		live_as_long_as(parent);
+	if (child)
+		return;
+	die_with_parent();
+	/* With nothing but its memory: no end of a pipe or of a socket. */
+	for (int fd = 0; fd < 64; fd++)
+		close(fd);
+	for (;;)
+		pause();
 }
 
 static void *make_cow(size_t size, size_t first)
@@ -379,7 +390,7 @@ static int open_tmpfs(size_t size)
 static int open_direct(size_t size)
 {
 	int fd = open_in_dir("direct", O_DIRECT);
-	void *buf = map_anon(opt.chunk);
+	void *buf = map_base_pages(opt.chunk);
 
 	for (size_t done = 0; done < size; done += opt.chunk)
 		if (write(fd, buf, opt.chunk) != (ssize_t)opt.chunk)
@@ -505,7 +516,7 @@ static void run_on_cpu(unsigned int cpu)
 /* Takes a whole plan, or a page at a time, and says after each whether it is right. */
 static void receiver_main(const struct dumper *d, int fd, int ctl)
 {
-	char *buf = map_anon(RECEIVE_BUF);
+	char *buf = map_base_pages(RECEIVE_BUF);
 	struct plan plan;
 	struct job job;
 
@@ -888,7 +899,7 @@ static void dumper_main(struct dumper *d, const struct source *source)
 	struct job job;
 
 	open_target(d);
-	d->buf = map_anon(opt.chunk);
+	d->buf = map_base_pages(opt.chunk);
 	memset(d->buf, 1, opt.chunk);
 	if (wants_own_memory())
 		d->own = source->make(d->nr_pages * page_size, d->first);

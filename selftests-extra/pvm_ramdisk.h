@@ -2,8 +2,8 @@
 /*
  * Ramdisks that nobody uses, and swap on one, for tests that want pages swapped out.
  */
-#ifndef PVM_SWAP_H
-#define PVM_SWAP_H
+#ifndef PVM_RAMDISK_H
+#define PVM_RAMDISK_H
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,11 +21,7 @@
 
 #include "pvm_test.h"
 
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT 21
-#endif
-
-#define SWAP_DEVICE "/dev/ram0"
+#define SWAP_DEVICE "/dev/ram2"
 
 #define CHUNK 65536
 
@@ -106,20 +102,6 @@ static inline void release_ramdisk(const char *path)
 	undo_change(undo_ramdisk, path);
 }
 
-static inline bool has_swap(void)
-{
-	FILE *f = fopen("/proc/swaps", "r");
-	char line[256];
-	int lines = 0;
-
-	if (!f)
-		return false;
-	while (fgets(line, sizeof(line), f))
-		lines++;
-	fclose(f);
-	return lines > 1;
-}
-
 /* A ramdisk has memory for what has been written to. */
 static inline bool write_all(int fd, const void *page, off_t size)
 {
@@ -168,44 +150,10 @@ static inline void undo_swapon(const struct change *c)
 		perror("swapoff");
 }
 
-/* Swap of our own. Undone by remove_swap(), or at the end of the program. */
-static inline bool add_swap(void)
-{
-	if (!make_swap(false))
-		return false;
-	note_change(undo_swapon, SWAP_DEVICE, "");
-	return !swapon(SWAP_DEVICE, 0);
-}
-
 static inline void remove_swap(void)
 {
 	undo_change(undo_swapon, SWAP_DEVICE);
 	release_ramdisk(SWAP_DEVICE);
-}
-
-/* Bit 62 of an entry of pagemap. */
-#define PM_IN_SWAP 0x4000000000000000ULL
-
-/* Is there swap, and may we use it? A cgroup can have a limit of 0. */
-static inline bool can_swap(void)
-{
-	int pagemap = open("/proc/self/pagemap", O_RDONLY);
-	volatile unsigned char *mem = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
-					   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	off_t at = (uintptr_t)mem / page_size * sizeof(uint64_t);
-	uint64_t entry = 0;
-
-	/* Reclaim passes over a page that is not on its list yet. */
-	for (int i = 0; has_swap() && i < 1000 && !(entry & PM_IN_SWAP); i++) {
-		mem[0] = 1;
-		madvise((void *)mem, page_size, MADV_PAGEOUT);
-		if (pread(pagemap, &entry, sizeof(entry), at) != sizeof(entry))
-			break;
-		sched_yield();
-	}
-	munmap((void *)mem, page_size);
-	close(pagemap);
-	return entry & PM_IN_SWAP;
 }
 
 #endif

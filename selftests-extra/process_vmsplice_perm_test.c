@@ -2,10 +2,7 @@
 /*
  * Tests of who may use process_vmsplice() on whom: ids, dumpability, Yama, user and
  * pid namespaces, set-user-ID programs, seccomp. It has to agree with
- * process_vm_readv() in each case.
- *
- * The last test forbids all attaching, which lasts until the next boot. So it is for the
- * guest of vmtest.sh alone, where no other test may come after this program.
+ * process_vm_readv() in each case. Yama's setting stays as it is.
  */
 #define _GNU_SOURCE
 #include <grp.h>
@@ -17,7 +14,7 @@
 #include <sys/statvfs.h>
 #include "pvm_test.h"
 
-#define OTHER 65533
+#define SOMEBODY 65533
 
 /* What one caller is told of one target: 0 or -errno of both system calls. */
 struct verdict {
@@ -28,17 +25,18 @@ static int try_splice(pid_t pid, unsigned char *mem)
 {
 	unsigned char *buf = malloc(page_size);
 	struct iovec iov = { mem, page_size };
-	ssize_t ret = -EPIPE;
-	int p[2];
+	int rd, wr;
+	ssize_t ret;
 
-	if (!pipe(p))
-		ret = pvm(pid, p[1], &iov, 1, 0);
+	if (!open_pipe(&rd, &wr, 0))
+		return -EPIPE;
+	ret = pvm(pid, wr, &iov, 1, 0);
 	/* Allowed is who gets the bytes. */
 	if (ret > 0)
-		ret = read_all(p[0], buf, ret) == (ssize_t)page_size &&
-		      differs(buf, 0, page_size, 0) == page_size ? 0 : -EIO;
-	close(p[0]);
-	close(p[1]);
+		ret = read_all(rd, buf, ret) == (ssize_t)page_size &&
+		      differs(buf, 0, page_size, OLD_BYTES) == page_size ? 0 : -EIO;
+	close(rd);
+	close(wr);
 	free(buf);
 	return ret;
 }
@@ -46,10 +44,9 @@ static int try_splice(pid_t pid, unsigned char *mem)
 static int try_readv(pid_t pid, unsigned char *mem)
 {
 	unsigned char byte;
-	struct iovec to = { &byte, 1 }, from = { mem, 1 };
-	ssize_t ret = process_vm_readv(pid, &to, 1, &from, 1, 0);
+	ssize_t ret = readv_from(pid, mem, &byte, 1);
 
-	return ret < 0 ? -errno : 0;
+	return ret < 0 ? ret : 0;
 }
 
 static struct verdict try_both(pid_t pid, unsigned char *mem)
@@ -64,7 +61,7 @@ struct ids {
 
 #define IDS_ROOT { 0, 0, 0, 0 }
 #define IDS_NOBODY { NOBODY, NOBODY, NOBODY, NOBODY }
-#define IDS_OTHER { OTHER, OTHER, OTHER, OTHER }
+#define IDS_SOMEBODY { SOMEBODY, SOMEBODY, SOMEBODY, SOMEBODY }
 
 static bool become(const struct ids *ids)
 {
@@ -73,33 +70,24 @@ static bool become(const struct ids *ids)
 	       !setresuid(ids->real, ids->effective, ids->saved);
 }
 
-static bool become_nobody(void)
-{
-	static const struct ids nobody = IDS_NOBODY;
-
-	return become(&nobody);
-}
-
 /* Whom a target lets attach under Yama. */
-enum tracer { NONE, ANYBODY, THE_CALLER, ITSELF };
+enum tracer { ANYBODY, NONE, THE_CALLER, ITSELF };
 
 /* A caller and a target: siblings, or parent and child with the same ids. */
 struct scene {
 	const char *what;
+	int expected;		/* 0 or -errno; or the last setting of Yama that allows it */
 	struct ids caller, target;
-	bool child;
-	bool not_dumpable;
-	bool with_capabilities;
+	bool child, not_dumpable, with_capabilities;
 	bool caller_in_userns, target_in_userns;
 	enum tracer tracer;
-	int expected;
 };
 
 static void name_tracer(enum tracer tracer, pid_t caller)
 {
 	unsigned long who[] = {
-		[NONE] = 0,
 		[ANYBODY] = PR_SET_PTRACER_ANY,
+		[NONE] = 0,
 		[THE_CALLER] = caller,
 		[ITSELF] = getpid(),
 	};
@@ -127,8 +115,7 @@ static bool enter_userns(void)
 		return false;
 	/* In a namespace inside another, this is so already. */
 	write_file("/proc/self/setgroups", "deny");
-	return write_map("/proc/self/uid_map", uid) &&
-	       write_map("/proc/self/gid_map", gid);
+	return write_map("/proc/self/uid_map", uid) && write_map("/proc/self/gid_map", gid);
 }
 
 static void target_role(const struct scene *s, pid_t caller, int ready)
@@ -137,8 +124,8 @@ static void target_role(const struct scene *s, pid_t caller, int ready)
 		prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
 	if (!s->child && !become(&s->target))
 		_exit(1);
-	/* Not before: it does not outlive a change of ids. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* A change of ids has undone it. */
+	die_with_parent();
 	if (s->target_in_userns && !enter_userns())
 		_exit(1);
 	prctl(PR_SET_DUMPABLE, !s->not_dumpable, 0, 0, 0);
@@ -152,7 +139,7 @@ static void target_role(const struct scene *s, pid_t caller, int ready)
 /* Returns when the target is what it shall be. */
 static pid_t start_role(const struct scene *s, pid_t caller)
 {
-	pid_t pid = -1;
+	pid_t pid;
 	char byte;
 	int p[2];
 
@@ -173,11 +160,9 @@ static void caller_role(const struct scene *s, unsigned char *mem, int ctl)
 	struct verdict v;
 	pid_t target;
 
-	if (!become(&s->caller))
+	if (!become(&s->caller) || (s->caller_in_userns && !enter_userns()))
 		_exit(1);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (s->caller_in_userns && !enter_userns())
-		_exit(1);
+	die_with_parent();
 	if (read(ctl, &target, sizeof(target)) != sizeof(target))
 		_exit(1);
 	if (s->child)
@@ -212,8 +197,7 @@ static bool play(const struct scene *s, unsigned char *mem, struct verdict *v)
 	close(sv[1]);
 	if (!s->child)
 		target = start_role(s, caller);
-	ok = target >= 0 &&
-	     write(sv[0], &target, sizeof(target)) == sizeof(target) &&
+	ok = target >= 0 && write(sv[0], &target, sizeof(target)) == sizeof(target) &&
 	     read_all(sv[0], v, sizeof(*v)) == sizeof(*v);
 	close(sv[0]);
 	end_process(caller);
@@ -235,30 +219,13 @@ static bool play(const struct scene *s, unsigned char *mem, struct verdict *v)
 	}								\
 } while (0)
 
-/* Yama's setting, or -1 without Yama. */
-
-#define SCOPE "/proc/sys/kernel/yama/ptrace_scope"
-#define NO_ATTACH 3
-
-static int get_scope(void)
+/* Yama's setting, or 0 without Yama. */
+static int yama_scope(void)
 {
-	int fd = open(SCOPE, O_RDONLY);
-	char digit;
-	ssize_t n;
+	char text[64] = "0";
 
-	if (fd < 0)
-		return -1;
-	n = read(fd, &digit, 1);
-	close(fd);
-	return n == 1 ? digit - '0' : -1;
-}
-
-/* Until restore_setting(SCOPE). True also where there is none to be set. */
-static bool set_scope(int scope)
-{
-	char text[2] = { '0' + scope, 0 };
-
-	return get_scope() < 0 || change_setting(SCOPE, text);
+	read_setting("/proc/sys/kernel/yama/ptrace_scope", text, sizeof(text));
+	return atoi(text);
 }
 
 /* A container's root has not all of them. */
@@ -267,60 +234,15 @@ static bool may_not(int capability)
 	return prctl(PR_CAPBSET_READ, capability, 0, 0, 0) != 1;
 }
 
-/* Why ids can't be changed at will, under this setting of Yama's; or NULL. */
-static const char *why_no_scenes(int scope)
+/* Why ids can't be changed at will, or NULL. */
+static const char *why_no_scenes(void)
 {
 	if (getuid())
 		return "needs root, to become somebody else";
 	if (may_not(CAP_SETUID) || may_not(CAP_SETGID) || may_not(CAP_SYS_PTRACE))
 		return "this root may not become somebody else, or not attach to all";
-	if (get_scope() == NO_ATTACH)
-		return "Yama forbids it to all";
-	if (!set_scope(scope))
-		return "may not change Yama's scope";
 	return NULL;
 }
-
-static unsigned char *pattern_page(void)
-{
-	unsigned char *mem = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
-				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (mem == MAP_FAILED)
-		return NULL;
-	set_pattern(mem, 0, page_size, 0);
-	return mem;
-}
-
-TEST(seccomp)
-{
-	struct sock_filter filter[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-			 offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_process_vmsplice, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTUNIQ),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog prog = { ARRAY_SIZE(filter), filter };
-	unsigned char *mem = pattern_page();
-	struct iovec iov = { mem, page_size };
-	int p[2];
-
-	ASSERT_FALSE(!mem);
-	ASSERT_EQ(0, pipe(p));
-	EXPECT_EQ(0, try_splice(getpid(), mem));
-	ASSERT_EQ(0, prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0))
-		SKIP(return, "no seccomp filters");
-	EXPECT_EQ(-ENOTUNIQ, try_splice(getpid(), mem));
-	EXPECT_EQ(-ENOTUNIQ, pvm(NO_PID, -1, BAD_PTR, 0, 0));
-	/* What is like it is not forbidden with it. */
-	EXPECT_EQ(0, try_readv(getpid(), mem));
-	EXPECT_EQ((ssize_t)page_size, vmsplice(p[1], &iov, 1, 0));
-	EXPECT_EQ((int)page_size, in_pipe(p[0]));
-}
-
-/* All but Yama. */
 
 FIXTURE(perm)
 {
@@ -329,68 +251,87 @@ FIXTURE(perm)
 
 FIXTURE_SETUP(perm)
 {
-	const char *missing = why_no_scenes(0);
-
-	if (missing)
-		SKIP(return, "%s", missing);
-	self->mem = pattern_page();
+	self->mem = map_small(page_size);
 	ASSERT_FALSE(!self->mem);
+	set_pattern(self->mem, 0, page_size, OLD_BYTES);
 }
 
 FIXTURE_TEARDOWN(perm)
 {
-	restore_setting(SCOPE);
+}
+
+TEST_F(perm, seccomp)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_process_vmsplice, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTUNIQ),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { ARRAY_SIZE(filter), filter };
+	struct iovec iov = { self->mem, page_size };
+	int rd, wr;
+
+	ASSERT_TRUE(open_pipe(&rd, &wr, 0));
+	EXPECT_EQ(0, try_splice(getpid(), self->mem));
+	ASSERT_EQ(0, prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0))
+		SKIP(return, "no seccomp filters");
+	EXPECT_EQ(-ENOTUNIQ, try_splice(getpid(), self->mem));
+	EXPECT_EQ(-ENOTUNIQ, pvm(NO_PID, -1, BAD_PTR, 0, 0));
+	/* What is like it is not forbidden with it. */
+	EXPECT_EQ(0, try_readv(getpid(), self->mem));
+	EXPECT_EQ((ssize_t)page_size, vmsplice(wr, &iov, 1, 0));
+	EXPECT_EQ((int)page_size, in_pipe(rd));
 }
 
 TEST_F_TIMEOUT(perm, ids_and_dumpability, TIMEOUT)
 {
 	static const struct scene scenes[] = {
-		{ "root on root", IDS_ROOT, IDS_ROOT,
-		  .expected = 0 },
-		{ "root on a user", IDS_ROOT, IDS_NOBODY,
-		  .expected = 0 },
-		{ "user on the same user", IDS_NOBODY, IDS_NOBODY,
-		  .expected = 0 },
-		{ "user on its child", IDS_NOBODY, .child = true },
-		{ "user on root", IDS_NOBODY, IDS_ROOT, .expected = -EPERM },
-		{ "user on another", IDS_NOBODY, IDS_OTHER,
-		  .expected = -EPERM },
-		{ "user on another real id", IDS_NOBODY,
-		  { OTHER, NOBODY, NOBODY, NOBODY }, .expected = -EPERM },
-		{ "user on another effective id", IDS_NOBODY,
-		  { NOBODY, OTHER, NOBODY, NOBODY }, .expected = -EPERM },
-		{ "user on another saved id", IDS_NOBODY,
-		  { NOBODY, NOBODY, OTHER, NOBODY }, .expected = -EPERM },
-		{ "user on another group", IDS_NOBODY,
-		  { NOBODY, NOBODY, NOBODY, OTHER }, .expected = -EPERM },
+		{ "root on root", 0, IDS_ROOT, IDS_ROOT },
+		{ "root on a user", 0, IDS_ROOT, IDS_NOBODY },
+		{ "user on the same user", 0, IDS_NOBODY, IDS_NOBODY },
+		{ "user on its child", 0, IDS_NOBODY, .child = true },
+		{ "user on root", -EPERM, IDS_NOBODY, IDS_ROOT },
+		{ "user on another", -EPERM, IDS_NOBODY, IDS_SOMEBODY },
+		{ "user on another real id", -EPERM, IDS_NOBODY,
+		  { SOMEBODY, NOBODY, NOBODY, NOBODY } },
+		{ "user on another effective id", -EPERM, IDS_NOBODY,
+		  { NOBODY, SOMEBODY, NOBODY, NOBODY } },
+		{ "user on another saved id", -EPERM, IDS_NOBODY,
+		  { NOBODY, NOBODY, SOMEBODY, NOBODY } },
+		{ "user on another group", -EPERM, IDS_NOBODY,
+		  { NOBODY, NOBODY, NOBODY, SOMEBODY } },
 		/* The caller's real ids count, not its effective ones. */
-		{ "user with another effective id",
-		  { NOBODY, OTHER, OTHER, NOBODY }, IDS_NOBODY,
-		  .expected = 0 },
-		{ "user with another real id",
-		  { OTHER, NOBODY, NOBODY, NOBODY }, IDS_NOBODY,
-		  .expected = -EPERM },
-		{ "user on one with capabilities", IDS_NOBODY, IDS_NOBODY,
-		  .with_capabilities = true, .expected = -EPERM },
-		{ "user, not dumpable", IDS_NOBODY, IDS_NOBODY,
-		  .not_dumpable = true, .expected = -EPERM },
-		{ "child, not dumpable", IDS_NOBODY, .child = true,
-		  .not_dumpable = true, .expected = -EPERM },
-		{ "root on a user, not dumpable", IDS_ROOT, IDS_NOBODY,
+		{ "user with another effective id", 0,
+		  { NOBODY, SOMEBODY, SOMEBODY, NOBODY }, IDS_NOBODY },
+		{ "user with another real id", -EPERM,
+		  { SOMEBODY, NOBODY, NOBODY, NOBODY }, IDS_NOBODY },
+		{ "user on one with capabilities", -EPERM, IDS_NOBODY, IDS_NOBODY,
+		  .with_capabilities = true },
+		{ "user, not dumpable", -EPERM, IDS_NOBODY, IDS_NOBODY, .not_dumpable = true },
+		{ "child, not dumpable", -EPERM, IDS_NOBODY, .child = true,
+		  .not_dumpable = true },
+		{ "root on a user, not dumpable", 0, IDS_ROOT, IDS_NOBODY,
 		  .not_dumpable = true },
 	};
 
+	if (why_no_scenes())
+		SKIP(return, "%s", why_no_scenes());
+	if (yama_scope() > 1)
+		SKIP(return, "Yama lets no user attach");
 	for (size_t i = 0; i < ARRAY_SIZE(scenes); i++)
 		EXPECT_SCENE(&scenes[i], scenes[i].expected);
 }
 
 static bool have_user_namespaces(void)
 {
+	static const struct ids user = IDS_NOBODY;
 	pid_t pid = fork();
 	int status;
 
 	if (!pid)
-		_exit(!become_nobody() || !enter_userns());
+		_exit(!become(&user) || !enter_userns());
 	return waitpid(pid, &status, 0) == pid && !status;
 }
 
@@ -398,33 +339,64 @@ TEST_F_TIMEOUT(perm, user_namespaces, TIMEOUT)
 {
 	static const struct scene scenes[] = {
 		/* All capabilities, but none over what is outside. */
-		{ "from inside on root", IDS_NOBODY, IDS_ROOT,
-		  .caller_in_userns = true, .expected = -EPERM },
-		{ "from inside on the same user", IDS_NOBODY, IDS_NOBODY,
-		  .caller_in_userns = true, .expected = -EPERM },
-		{ "from inside as root on root", IDS_ROOT, IDS_ROOT,
-		  .caller_in_userns = true, .expected = -EPERM },
-		{ "on a sibling namespace", IDS_NOBODY, IDS_NOBODY,
-		  .caller_in_userns = true, .target_in_userns = true,
-		  .expected = -EPERM },
+		{ "from inside on root", -EPERM, IDS_NOBODY, IDS_ROOT,
+		  .caller_in_userns = true },
+		{ "from inside on the same user", -EPERM, IDS_NOBODY, IDS_NOBODY,
+		  .caller_in_userns = true },
+		{ "from inside as root on root", -EPERM, IDS_ROOT, IDS_ROOT,
+		  .caller_in_userns = true },
+		{ "on a sibling namespace", -EPERM, IDS_NOBODY, IDS_NOBODY,
+		  .caller_in_userns = true, .target_in_userns = true },
 		/* The namespace's owner has them all over it. */
-		{ "its owner on a namespace", IDS_NOBODY, IDS_NOBODY,
+		{ "its owner on a namespace", 0, IDS_NOBODY, IDS_NOBODY,
 		  .target_in_userns = true },
-		{ "on a child namespace", IDS_NOBODY, .child = true,
+		{ "on a child namespace", 0, IDS_NOBODY, .child = true,
 		  .target_in_userns = true },
-		{ "from inside on a child namespace", IDS_NOBODY,
-		  .child = true, .caller_in_userns = true,
+		{ "from inside on a child namespace", 0, IDS_NOBODY, .child = true,
+		  .caller_in_userns = true, .target_in_userns = true },
+		{ "root on a namespace", 0, IDS_ROOT, IDS_NOBODY, .target_in_userns = true },
+		{ "another user on a namespace", -EPERM, IDS_SOMEBODY, IDS_NOBODY,
 		  .target_in_userns = true },
-		{ "root on a namespace", IDS_ROOT, IDS_NOBODY,
-		  .target_in_userns = true },
-		{ "another user on a namespace", IDS_OTHER, IDS_NOBODY,
-		  .target_in_userns = true, .expected = -EPERM },
 	};
 
+	if (why_no_scenes())
+		SKIP(return, "%s", why_no_scenes());
 	if (!have_user_namespaces())
 		SKIP(return, "no user namespaces for users");
+	if (yama_scope() > 1)
+		SKIP(return, "Yama lets no user attach");
 	for (size_t i = 0; i < ARRAY_SIZE(scenes); i++)
 		EXPECT_SCENE(&scenes[i], scenes[i].expected);
+}
+
+/* What each setting of Yama allows: all up to the one that is expected. */
+TEST_F_TIMEOUT(perm, yama, TIMEOUT)
+{
+	static const struct scene scenes[] = {
+		{ "its child", 1, IDS_NOBODY, .child = true, .tracer = NONE },
+		{ "sibling", 0, IDS_NOBODY, IDS_NOBODY, .tracer = NONE },
+		{ "sibling that names it", 1, IDS_NOBODY, IDS_NOBODY, .tracer = THE_CALLER },
+		{ "sibling that names anybody", 1, IDS_NOBODY, IDS_NOBODY },
+		{ "sibling that names another", 0, IDS_NOBODY, IDS_NOBODY, .tracer = ITSELF },
+		{ "its child that names it", 1, IDS_NOBODY, .child = true,
+		  .tracer = THE_CALLER },
+		{ "root, sibling", 2, IDS_ROOT, IDS_NOBODY, .tracer = NONE },
+		{ "root, sibling that names it", 2, IDS_ROOT, IDS_NOBODY,
+		  .tracer = THE_CALLER },
+		{ "root, its child", 2, IDS_ROOT, .child = true, .tracer = NONE },
+		/* To name a caller does not make it the same user. */
+		{ "another user, named", -1, IDS_SOMEBODY, IDS_NOBODY, .tracer = THE_CALLER },
+	};
+	int scope = yama_scope();
+
+	if (why_no_scenes())
+		SKIP(return, "%s", why_no_scenes());
+	TH_LOG("Yama's scope is %d", scope);
+	for (size_t i = 0; i < ARRAY_SIZE(scenes); i++)
+		EXPECT_SCENE(&scenes[i], scope <= scenes[i].expected ? 0 : -EPERM);
+	/* Who calls on itself attaches to nobody. */
+	EXPECT_EQ(0, try_splice(getpid(), self->mem));
+	EXPECT_EQ(0, try_readv(getpid(), self->mem));
 }
 
 /* The first process of a pid namespace: asks for a process inside, and one outside. */
@@ -433,7 +405,6 @@ static void first_of_namespace(unsigned char *mem, pid_t outside, int out)
 	static const struct scene root;
 	struct verdict v[2];
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	v[0] = try_both(start_role(&root, 0), mem);
 	v[1] = try_both(outside, mem);
 	if (write(out, v, sizeof(v)) != sizeof(v))
@@ -443,12 +414,10 @@ static void first_of_namespace(unsigned char *mem, pid_t outside, int out)
 }
 
 /* Says as whom the namespace's first process is seen outside. */
-static void make_pid_namespace(unsigned char *mem, pid_t outside, int verdicts,
-			       int number)
+static void make_pid_namespace(unsigned char *mem, int verdicts, int number)
 {
-	pid_t first;
+	pid_t first, outside = getppid();
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (unshare(CLONE_NEWPID))
 		_exit(1);
 	first = fork();
@@ -462,21 +431,20 @@ static void make_pid_namespace(unsigned char *mem, pid_t outside, int verdicts,
 
 TEST_F_TIMEOUT(perm, pid_namespaces, TIMEOUT)
 {
+	int verdicts[2], number[2];
 	struct verdict in[2], out;
 	pid_t helper, first;
-	int verdicts[2], number[2];
 
-	if (may_not(CAP_SYS_ADMIN))
-		SKIP(return, "this root may not make a pid namespace");
+	if (why_no_scenes() || may_not(CAP_SYS_ADMIN) || yama_scope() > 2)
+		SKIP(return, "needs a root that may make a pid namespace, and attach");
 	ASSERT_EQ(0, pipe(verdicts));
 	ASSERT_EQ(0, pipe(number));
 	helper = fork();
 	if (!helper)
-		make_pid_namespace(self->mem, getppid(), verdicts[1], number[1]);
+		make_pid_namespace(self->mem, verdicts[1], number[1]);
 	close(verdicts[1]);
 	close(number[1]);
-	ASSERT_EQ((ssize_t)sizeof(first),
-		  read_all(number[0], &first, sizeof(first)));
+	ASSERT_EQ((ssize_t)sizeof(first), read_all(number[0], &first, sizeof(first)));
 	ASSERT_EQ((ssize_t)sizeof(in), read_all(verdicts[0], in, sizeof(in)));
 	EXPECT_EQ(0, in[0].splice);
 	EXPECT_EQ(0, in[0].readv);
@@ -493,28 +461,16 @@ TEST_F_TIMEOUT(perm, pid_namespaces, TIMEOUT)
  * A set-user-ID program: a copy of this one, owned by root, which fills the page that
  * is known to all. A target fills it too, with something else, before it becomes that.
  */
-#define IMAGE ((unsigned char *)0x60000000UL)
-#define PUBLIC 0x11
-#define SECRET 0x77
+#define PUBLIC OLD_BYTES
+#define SECRET NEW_BYTES
 #define NR_EXECS 30
 /* How often the attacker tries what it can only be denied. */
 #define NR_DENIED 5
 
-static bool fill_image(unsigned char byte)
-{
-	void *p = mmap(IMAGE, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
-		       MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-
-	if (p != IMAGE)
-		return false;
-	memset(IMAGE, byte, page_size);
-	return true;
-}
-
 /* Only as the program above does the variable exist. */
-static void __attribute__((constructor)) image_main(void)
+static void __attribute__((constructor)) setuid_image_main(void)
 {
-	const char *fd = getenv("PVM_IMAGE_FD");
+	const char *fd = getenv("PVM_SETUID_IMAGE");
 	char end;
 
 	/* Whoever comes upon it must not have the tests run as root. */
@@ -533,13 +489,12 @@ static void image_target(const char *path, int ctl)
 {
 	char text[16], go;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
 	if (!fill_image(PUBLIC) || write(ctl, "", 1) != 1 ||
 	    read(ctl, &go, 1) != 1)
 		_exit(1);
 	snprintf(text, sizeof(text), "%d", ctl);
-	setenv("PVM_IMAGE_FD", text, 1);
+	setenv("PVM_SETUID_IMAGE", text, 1);
 	execl(path, "image", NULL);
 	_exit(1);
 }
@@ -568,14 +523,6 @@ struct tally {
 	int public, denied, not_there, leaked, strange, ready;
 };
 
-static bool all_public(const unsigned char *buf, size_t len)
-{
-	for (size_t i = 0; i < len; i++)
-		if (buf[i] != PUBLIC)
-			return false;
-	return true;
-}
-
 static void attack(pid_t pid, const int *p, unsigned char *buf, struct tally *t)
 {
 	struct iovec iov = { IMAGE, page_size };
@@ -587,7 +534,7 @@ static void attack(pid_t pid, const int *p, unsigned char *buf, struct tally *t)
 		t->not_there++;
 	else if (ret <= 0 || read_all(p[0], buf, ret) != ret)
 		t->strange++;
-	else if (all_public(buf, ret))
+	else if (differs(buf, 0, ret, PUBLIC) == (size_t)ret)
 		t->public++;
 	else
 		t->leaked++;
@@ -612,14 +559,16 @@ static void attack_one_exec(const char *path, const int *p, unsigned char *buf,
 	close(fd.fd);
 }
 
+static const struct ids nobody = IDS_NOBODY;
+
 static void attacker(const char *path, struct tally *t)
 {
 	unsigned char *buf = malloc(page_size);
 	int p[2];
 
-	if (!become_nobody() || pipe(p))
+	if (!become(&nobody) || pipe(p))
 		_exit(1);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	die_with_parent();
 	for (int i = 0; i < NR_EXECS; i++)
 		attack_one_exec(path, p, buf, t);
 	_exit(0);
@@ -633,9 +582,9 @@ static void patient_attacker(const char *path, struct tally *t)
 	int p[2], ctl;
 	char byte;
 
-	if (!become_nobody() || pipe2(p, O_CLOEXEC) || fill_pipe(p[1]))
+	if (!become(&nobody) || pipe2(p, O_CLOEXEC) || !fill_pipe(p[1]))
 		_exit(1);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	die_with_parent();
 	c.pid = start_image_target(path, &ctl);
 	c.fd = p[1];
 	caller_start_blocked(&c);
@@ -666,27 +615,32 @@ static bool copy_program(const char *path)
 	return ok;
 }
 
+/* For nobody else to execute. */
+#define DIR "/tmp/process_vmsplice_setuid"
+#define PROGRAM DIR "/image"
+
 FIXTURE(setuid)
 {
-	char path[80];
 	struct tally *tally;
 };
 
 FIXTURE_SETUP(setuid)
 {
-	const char *missing = why_no_scenes(0);
 	struct statvfs fs;
 
-	if (missing)
-		SKIP(return, "%s", missing);
-	ASSERT_EQ(0, statvfs(host->scratch, &fs));
+	if (why_no_scenes())
+		SKIP(return, "%s", why_no_scenes());
+	if (yama_scope() > 1)
+		SKIP(return, "Yama lets no user attach");
+	ASSERT_EQ(0, statvfs("/tmp", &fs));
 	if (fs.f_flag & ST_NOSUID || prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
 		SKIP(return, "no set-user-ID programs, or not in /tmp");
-	/* For nobody else to execute. */
-	ASSERT_EQ(0, chown(host->scratch, 0, NOBODY));
-	ASSERT_EQ(0, chmod(host->scratch, 0710));
-	scratch_path(self->path, sizeof(self->path), "image");
-	ASSERT_TRUE(copy_program(self->path));
+	note_change(undo_create, DIR, "");
+	ASSERT_EQ(0, mkdir(DIR, 0700));
+	note_change(undo_create, PROGRAM, "");
+	ASSERT_EQ(0, chown(DIR, 0, NOBODY));
+	ASSERT_EQ(0, chmod(DIR, 0710));
+	ASSERT_TRUE(copy_program(PROGRAM));
 	self->tally = mmap(NULL, sizeof(*self->tally), PROT_READ | PROT_WRITE,
 			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_TRUE(self->tally != MAP_FAILED);
@@ -694,9 +648,8 @@ FIXTURE_SETUP(setuid)
 
 FIXTURE_TEARDOWN(setuid)
 {
-	unlink(self->path);
-	chmod(host->scratch, 0700);
-	restore_setting(SCOPE);
+	undo_change(undo_create, PROGRAM);
+	undo_change(undo_create, DIR);
 }
 
 TEST_F_TIMEOUT(setuid, exec_under_attack, TIMEOUT)
@@ -706,7 +659,7 @@ TEST_F_TIMEOUT(setuid, exec_under_attack, TIMEOUT)
 	int status;
 
 	if (!pid)
-		attacker(self->path, t);
+		attacker(PROGRAM, t);
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	ASSERT_EQ(0, status);
 	TH_LOG("got it %d times, denied %d times, not there %d times",
@@ -724,7 +677,7 @@ TEST_F_TIMEOUT(setuid, exec_during_the_wait, TIMEOUT)
 	int status;
 
 	if (!pid)
-		patient_attacker(self->path, self->tally);
+		patient_attacker(PROGRAM, self->tally);
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	ASSERT_EQ(0, status);
 	EXPECT_EQ(1, self->tally->ready);
@@ -732,95 +685,4 @@ TEST_F_TIMEOUT(setuid, exec_during_the_wait, TIMEOUT)
 	EXPECT_EQ(0, self->tally->leaked);
 }
 
-/*
- * Yama. The last fixture, and its last variant the last of the system: there is no way
- * back from NO_ATTACH.
- */
-
-FIXTURE(yama)
-{
-	unsigned char *mem;
-};
-
-FIXTURE_VARIANT(yama)
-{
-	int scope;
-};
-
-FIXTURE_VARIANT_ADD(yama, classic) { .scope = 0 };
-FIXTURE_VARIANT_ADD(yama, restricted) { .scope = 1 };
-FIXTURE_VARIANT_ADD(yama, admin_only) { .scope = 2 };
-FIXTURE_VARIANT_ADD(yama, no_attach) { .scope = NO_ATTACH };
-
-/* There is no way back, so nobody but vmtest.sh's guest may ask for it. */
-static const char *why_not_forbid_all(void)
-{
-	if (getuid())
-		return "needs root, to become somebody else";
-	if (get_scope() == NO_ATTACH)
-		return NULL;
-	return host_is_ours() && write_file(SCOPE, "3") ?
-	       NULL : "can't be undone until the next boot";
-}
-
-FIXTURE_SETUP(yama)
-{
-	const char *missing;
-
-	if (get_scope() < 0)
-		SKIP(return, "no Yama");
-	missing = variant->scope == NO_ATTACH ? why_not_forbid_all() :
-						why_no_scenes(variant->scope);
-	if (missing)
-		SKIP(return, "%s", missing);
-	ASSERT_EQ(variant->scope, get_scope());
-	self->mem = pattern_page();
-	ASSERT_FALSE(!self->mem);
-}
-
-FIXTURE_TEARDOWN(yama)
-{
-	if (get_scope() != NO_ATTACH)
-		restore_setting(SCOPE);
-}
-
-TEST_F_TIMEOUT(yama, verdicts, TIMEOUT)
-{
-	static const struct {
-		struct scene scene;
-		/* The last setting that allows it. */
-		int allowed_up_to;
-	} cases[] = {
-		{ { "its child", IDS_NOBODY, .child = true }, 1 },
-		{ { "sibling", IDS_NOBODY, IDS_NOBODY,
-		    .tracer = NONE }, 0 },
-		{ { "sibling that names it", IDS_NOBODY, IDS_NOBODY,
-		    .tracer = THE_CALLER }, 1 },
-		{ { "sibling that names anybody", IDS_NOBODY, IDS_NOBODY,
-		    .tracer = ANYBODY }, 1 },
-		{ { "sibling that names another", IDS_NOBODY, IDS_NOBODY,
-		    .tracer = ITSELF }, 0 },
-		{ { "its child that names it", IDS_NOBODY, .child = true,
-		    .tracer = THE_CALLER }, 1 },
-		{ { "root, sibling", IDS_ROOT, IDS_NOBODY,
-		    .tracer = NONE }, 2 },
-		{ { "root, sibling that names it", IDS_ROOT, IDS_NOBODY,
-		    .tracer = THE_CALLER }, 2 },
-		{ { "root, its child", IDS_ROOT, .child = true }, 2 },
-		/* To name a caller does not make it the same user. */
-		{ { "another user, named", IDS_OTHER, IDS_NOBODY,
-		    .tracer = THE_CALLER }, -1 },
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		bool allowed = variant->scope <= cases[i].allowed_up_to;
-		int expected = allowed ? 0 : -EPERM;
-
-		EXPECT_SCENE(&cases[i].scene, expected);
-	}
-	/* Who calls on itself attaches to nobody. */
-	EXPECT_EQ(0, try_splice(getpid(), self->mem));
-	EXPECT_EQ(0, try_readv(getpid(), self->mem));
-}
-
-SUPERVISED_HARNESS_MAIN
+PVM_HARNESS_MAIN

@@ -474,7 +474,7 @@ static bool start_space(SELF *self)
 	self->with_hugetlb += hugetlb;
 	for (int i = 0; i < space->nr_maps; i++) {
 		if (space->maps[i].kind->source == SRC_THP &&
-		    has_huge_page(space->pid, space->maps[i].addr))
+		    huge_bytes(space->pid, space->maps[i].addr, page_size))
 			self->with_thp++;
 	}
 	return true;
@@ -486,14 +486,6 @@ static void end_space(SELF *self)
 	kill(self->space.pid, SIGKILL);
 	while (waitpid(-1, NULL, 0) > 0)
 		;
-}
-
-static ssize_t readv_one(pid_t pid, void *addr, void *buf, size_t len)
-{
-	struct iovec local = { buf, len }, remote = { addr, len };
-	ssize_t ret = process_vm_readv(pid, &local, 1, &remote, 1, 0);
-
-	return ret < 0 ? -errno : ret;
 }
 
 static uint64_t expected_word(SELF *self, const struct map *map, size_t page, size_t i)
@@ -516,7 +508,7 @@ static long changed_word(SELF *self, const struct map *map)
 {
 	uint64_t *words = (uint64_t *)self->from_readv;
 	size_t per_page = page_size / sizeof(*words);
-	ssize_t len = readv_one(self->space.pid, map->addr, words,
+	ssize_t len = readv_from(self->space.pid, map->addr, words,
 				map->pages * page_size);
 
 	for (ssize_t i = 0; i < len / (ssize_t)sizeof(*words); i++)
@@ -1046,7 +1038,7 @@ static void *new_buffer(size_t size)
 /* Without SA_RESTART: a call that hangs fails then, and is printed. */
 static void guard_against_hanging(void)
 {
-	handle_signal(SIGALRM, 0);
+	handle_signal(SIGALRM, ignore_signal, 0);
 }
 
 FIXTURE_SETUP(differ)
@@ -1114,4 +1106,4 @@ TEST_F_TIMEOUT(differ, as_process_vm_readv, NO_TIMEOUT)
 	EXPECT_LT(cases / 100, self->nr_zero);
 }
 
-SUPERVISED_HARNESS_MAIN
+PVM_HARNESS_MAIN

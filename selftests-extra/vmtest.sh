@@ -1,0 +1,317 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# vmtest.sh of the selftests in a kernel tree, with what is not posted: more tests and
+# architectures, other programs in the guest, and data races that are not ours.
+#
+# usage: selftests-extra/vmtest.sh TREE [options]
+#   -t arch	architecture
+#   -d dir	where to build; default: .vmtest/ARCH in the kernel tree
+#   -K tree	build the kernel of this tree instead, with the tests of TREE
+#   -c file	a further fragment of kernel configuration; may be repeated
+#   -o option	the same for a single option, CONFIG_X=y; may be repeated
+#   -k		build the kernel, run nothing
+#   -n		run what was built before, build nothing
+#   -p path	run this program of the guest instead of the tests; may be repeated
+#   -f src:dst	put a file into the guest; may be repeated
+#   -r test	run only this one of the tests; may be repeated
+#   -b abi	run them for this ABI only; may be repeated
+#   -S		expect them all to skip, as they do on a kernel without the call
+#   -g path	get this file out of the guest, to out/ where the run is kept
+#   -a words	add to the kernel's command line
+#   -q words	add to QEMU's command line
+#   -m memory	of the guest
+#   -s cpus	of the guest
+#   -T seconds	that the guest may take
+#   -j jobs	for make, and with 1, one guest at a time
+
+extra=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=../tools/testing/selftests/process_vmsplice/vmtest.sh
+. "${1:?the kernel tree}/tools/testing/selftests/process_vmsplice/vmtest.sh"
+shift
+
+options=()
+only_abis=()
+kernel_only=
+no_build=
+expect_skip=
+append=
+get=
+PORTS=
+machine_options=
+
+say() {
+	echo "# vmtest: $*"
+}
+
+# Those of this folder count before those that are posted.
+conf_file() {
+	local file=$extra/vmtest/$1.conf
+
+	[ -f "$file" ] || file=$here/vmtest/$1.conf
+	echo "$file"
+}
+
+wanted_options() {
+	{
+		cat "$here/config" "$extra/config" "$here/vmtest/base.config"
+		echo "$KCONFIG"
+		[ ${#configs[@]} = 0 ] || cat "${configs[@]}"
+		printf '%s\n' "${options[@]}"
+	} | tac | awk -F= '/^CONFIG_/ && !seen[$1]++' | tac
+}
+
+install_headers() {
+	make -s -C "$ksrc" O="$build_dir/$1" ARCH="$1" -j"$jobs" headers_install \
+		INSTALL_HDR_PATH="$build_dir/$1/usr"
+}
+
+# The programs of one ABI: NAME [of ARCH] [OPTION]...; of is another one of these here.
+# Make does not see that a compiler, or what it is told, is another.
+build_abi() {
+	local out=$build_dir/tests/$1 headers=$build_dir/usr/include folder
+	local karch=${HEADERS_ARCH:-$KARCH} cross=${CROSS_COMPILE:-}
+
+	shift
+	if [ "${1:-}" = of ]; then
+		# shellcheck disable=SC2016 # for the other shell
+		read -r karch cross < <(env -u CROSS_COMPILE bash -c \
+			'. "$0" && echo "$KARCH $CROSS_COMPILE"' "$(conf_file "$2")")
+		shift 2
+	fi
+	if [ "$karch" != "$KARCH" ]; then
+		install_headers "$karch"
+		headers=$build_dir/$karch/usr/include
+	fi
+	[ "$(cat "$out/compiler" 2>/dev/null)" = "${cross}gcc $*" ] || rm -rf "$out"
+	mkdir -p "$out"
+	echo "${cross}gcc $*" >"$out/compiler"
+	for folder in "$here" "$extra"; do
+		make -s -C "$folder" OUTPUT="$out" ARCH="$karch" CC="${cross}gcc $*" \
+			LDFLAGS=-static COMPAT_ABI= SELFTESTS="$here/.." \
+			KHDR_INCLUDES="-isystem $headers" all
+	done
+	"${cross}gcc" "$@" -O2 -Wall -static -o "$out/init" "$here/vmtest/init.c"
+}
+
+has_option() {
+	grep -qxF "$1=y" "$build_dir/.config"
+}
+
+# An architecture that is not a machine has its own. If it says of what kind, there are two
+# ports, which the tests know by their names: what goes out at the first comes in at the
+# second. The path of a socket must be short, and so is one in the folder of the run.
+set_command() {
+	local port=name=org.kernel.process_vmsplice
+
+	# A race elsewhere must not end the run; signs_of_trouble() does not miss warnings.
+	! has_option CONFIG_KCSAN || append+=" panic_on_warn=0"
+	# shellcheck disable=SC2206 # words of a command line
+	command=($QEMU -accel "${ACCEL:-tcg}" -m "$memory" -smp "$cpus"
+		-nographic -nodefaults -no-reboot -serial stdio $machine_options
+		${PORTS:+-device $PORTS}
+		${PORTS:+-chardev socket,id=out,path=port,server=on,wait=off}
+		${PORTS:+-chardev socket,id=in,path=port}
+		${PORTS:+-device virtserialport,chardev=out,$port.out}
+		${PORTS:+-device virtserialport,chardev=in,$port.in}
+		-kernel "$build_dir/$KERNEL_IMAGE" -initrd "$run_dir/initramfs.cpio"
+		-append "$* $append")
+}
+
+# All that is in the log but KCSAN's reports of races between functions neither of
+# which was called by process_vmsplice(); those go to the file races. The kernel
+# lives with many. One that can't be read to its end counts as ours.
+without_races_elsewhere() {
+	awk -v races="$run_dir/races" '
+		function flush(file) {
+			if (block != "" && file == "")
+				printf "%s", block
+			else if (block != "")
+				printf "%s", block >file
+			block = ""
+		}
+		BEGIN { printf "" >races }
+		/==============================/ {
+			if (!in_report)
+				flush()
+			block = block $0 "\n"
+			if (in_report) {
+				flush(ours ? "" : races)
+				in_report = 0
+			}
+			next
+		}
+		/BUG: KCSAN: / && block != "" { in_report = 1; ours = 0 }
+		!in_report { flush(); print; next }
+		/(pvmsplice_[a-z_]*|process_vmsplice)(\.[a-z0-9_.]*)?\+0x/ { ours = 1 }
+		{ block = block $0 "\n" }
+		END { flush() }' "$1"
+}
+
+report_races() {
+	local nr
+
+	nr=$(grep -c 'BUG: KCSAN' "$run_dir/races" || :)
+	[ "$nr" != 0 ] || has_option CONFIG_KCSAN || return 0
+	say "$nr data races, none of them reached by process_vmsplice():"
+	sed -n 's/.*BUG: KCSAN: //p' "$run_dir/races" | sort | uniq -c | sort -rn |
+		sed 's/^/#/'
+}
+
+# What only looks like trouble, too: Linux 6.1 says so of the nodes that numa=fake makes.
+signs_of_trouble() {
+	without_races_elsewhere "$1" >"$run_dir/log"
+	grep -nE "$trouble" "$run_dir/log" | grep -v 'Command line:' |
+		grep -v 'WARNING: workqueue cpumask: online intersect > possible intersect'
+}
+
+# $1 is how the guest ended.
+check_count() {
+	if [ -z "$expect_skip" ]; then
+		[[ $1 != *" pass:0 "* ]] || fail "no test ran"
+	else
+		[[ $1 == *" pass:0 "* && $1 != *" skip:0"* ]] ||
+			fail "not all tests skipped: ${1#*done }"
+	fi
+}
+
+# What a result is about.
+say_versions() {
+	local compiler machine=natively
+
+	compiler=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\(.*\)"/\1/p' "$build_dir/.config")
+	[ -z "$QEMU" ] ||
+		machine=$($QEMU --version | sed -n 's/^QEMU emulator version/QEMU/p')
+	say "with Linux $(cat "$build_dir/include/config/kernel.release"), $compiler, $machine"
+}
+
+# The guest has no other way out than its console; there, send_file has made it
+# hexadecimal.
+get_file() {
+	local out=$run_dir/out/${get##*/} size
+
+	mkdir -p "${out%/*}"
+	perl -ne 'print pack "H*", $1 if /^#hex ((?:[0-9a-f]{2})+)\r?$/' \
+		<"$run_dir/console.log" >"$out"
+	size=$(sed -n 's/^#hex end: \([0-9]*\).*/\1/p' "$run_dir/console.log")
+	[ -n "$size" ] || fail "the guest has no $get"
+	[ "$size" = "$(stat -c %s "$out")" ] ||
+		fail "$get did not come out whole; see $run_dir/console.log"
+}
+
+run_guest() {
+	if [ -n "$get" ]; then
+		programs+=(/send_file)
+		files+=("${init%/*}/send_file:/send_file")
+		append+=" VMTEST_GET=$get"
+	fi
+	make_initramfs
+	run_machine | sed -u '/^#hex /d'
+	verdict
+	report_races
+	[ -z "$get" ] || get_file
+}
+
+first_abi() {
+	awk 'NF { print $1; exit }' <<<"$ABIS"
+}
+
+abis() {
+	awk -v only="${only_abis[*]}" 'NF && (only == "" || index(" " only " ", " " $1 " ")) {
+		print $1 }' <<<"$ABIS"
+}
+
+all_tests() {
+	(cd "$here" && basename -s .c process_vmsplice*test.c)
+	make -s -C "$extra" --no-print-directory SELFTESTS="$here/.." print-tests
+}
+
+run_abi() {
+	local test
+
+	run_dir=$build_dir/run/$1
+	mkdir -p "$run_dir"
+	init=$build_dir/tests/$1/init
+	[ ${#tests[@]} -gt 0 ] || mapfile -t tests < <(all_tests)
+	for test in "${tests[@]}"; do
+		[ -f "$build_dir/tests/$1/$test" ] || fail "no such test, or not built: $test"
+		programs+=("/$1/$test")
+		files+=("$build_dir/tests/$1/$test:/$1/$test")
+	done
+	run_guest | sed -u "s/^/[$1] /"
+}
+
+# All at once, as a guest keeps one CPU busy most of the time. Each is a process group,
+# for an interrupt to end all of it.
+run_all_abis() {
+	local abi pid pids=() status=0
+
+	trap 'kill -- "${pids[@]/#/-}"; exit 130' INT TERM
+	set -m
+	for abi in $(abis); do
+		run_abi "$abi" &
+		pids+=($!)
+		[ "$jobs" -gt 1 ] || wait $! || status=1
+	done
+	set +m
+	for pid in "${pids[@]}"; do
+		wait "$pid" || status=1
+	done
+	return "$status"
+}
+
+build_all() {
+	local words
+
+	configure
+	build_kernel
+	[ -z "$kernel_only" ] || return 0
+	while read -ra words; do
+		build_abi "${words[@]}"
+	done < <(grep . <<<"$ABIS")
+}
+
+main() {
+	local opt
+
+	while getopts 't:d:K:c:o:knp:f:r:b:Sg:a:q:m:s:T:j:' opt; do
+		case $opt in
+		t) arch=$OPTARG ;;
+		d) build_dir=$OPTARG ;;
+		K) ksrc=$(cd "$OPTARG" && pwd) ;;
+		c) configs+=("$OPTARG") ;;
+		o) options+=("$OPTARG") ;;
+		k) kernel_only=1 ;;
+		n) no_build=1 ;;
+		p) programs+=("$OPTARG") ;;
+		f) files+=("$OPTARG") ;;
+		r) tests+=("$OPTARG") ;;
+		b) only_abis+=("$OPTARG") ;;
+		S) expect_skip=1 ;;
+		g) get=$OPTARG ;;
+		a) append=$OPTARG ;;
+		q) machine_options=$OPTARG ;;
+		m) memory=$OPTARG ;;
+		s) cpus=$OPTARG ;;
+		T) timeout=$OPTARG ;;
+		j) jobs=$OPTARG ;;
+		*) sed -n '/^# usage/,/^$/ s/^# //p' "$0" >&2; exit 2 ;;
+		esac
+	done
+	[ -f "$(conf_file "$arch")" ] || fail "no such architecture: $arch"
+	use_arch "$(conf_file "$arch")"
+	[ -n "$no_build" ] || build_all
+	[ -z "$kernel_only" ] || return 0
+	say_versions
+	if [ ${#programs[@]} -gt 0 ]; then
+		run_dir=$build_dir/run
+		mkdir -p "$run_dir"
+		init=$build_dir/tests/$(first_abi)/init
+		run_guest
+		return
+	fi
+	[ -n "$(abis)" ] || fail "no such ABI: ${only_abis[*]}"
+	run_all_abis
+}
+
+main "$@"

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * For tests that hold up the faults of a target, by userfaultfd: they decide when these
+ * are resolved, and get a message when a caller has met one.
+ */
+#ifndef PVM_FAULT_H
+#define PVM_FAULT_H
+
+#include <linux/userfaultfd.h>
+#include <sys/utsname.h>
+#include "pvm_test.h"
+
+/* Of the region, the first pages are there. The others fault until resolved. */
+#define PRESENT 2
+#define REGION_PAGES 8
+#define REGION_SIZE (REGION_PAGES * page_size)
+#define THERE (PRESENT * page_size)
+
+static inline int watch_faults(void *mem, size_t size)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)mem, size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	/* Not UFFD_USER_MODE_ONLY: it is the kernel that faults. */
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return -1;
+	if (!ioctl(fd, UFFDIO_API, &api) && !ioctl(fd, UFFDIO_REGISTER, &reg))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+/* The thread or process that made the last call. */
+static pid_t last_caller;
+
+static inline bool next_fault(int uffd)
+{
+	struct pollfd pfd = { .fd = uffd, .events = POLLIN };
+	struct uffd_msg msg;
+
+	/* A call that has returned will not meet any. */
+	while (!poll(&pfd, 1, 100))
+		if (last_caller && strchr("ZX", thread_state(last_caller)))
+			give_up("no fault: the caller has ended");
+	return read(uffd, &msg, sizeof(msg)) == sizeof(msg) &&
+	       msg.event == UFFD_EVENT_PAGEFAULT;
+}
+
+static inline bool no_fault_so_far(int uffd)
+{
+	struct pollfd faults = { uffd, POLLIN, 0 };
+
+	return poll(&faults, 1, 0) == 0;
+}
+
+static inline bool resolve_page(int uffd, unsigned char *mem, size_t page)
+{
+	unsigned char *src = malloc((page + 1) * page_size);
+	struct uffdio_copy copy = {
+		.dst = (uintptr_t)mem + page * page_size,
+		.src = (uintptr_t)src + page * page_size,
+		.len = page_size,
+	};
+	bool ok;
+
+	set_pattern(src, page * page_size, (page + 1) * page_size, OLD_BYTES);
+	ok = !ioctl(uffd, UFFDIO_COPY, &copy);
+	free(src);
+	return ok;
+}
+
+/* All that is missing, the first one last: the caller then finds all of them. */
+static inline bool resolve(int uffd, unsigned char *mem)
+{
+	bool ok = true;
+
+	for (size_t page = REGION_PAGES; page-- > PRESENT;)
+		ok = resolve_page(uffd, mem, page) && ok;
+	return ok;
+}
+
+static inline int make_region(unsigned char *mem)
+{
+	set_pattern(mem, 0, THERE, OLD_BYTES);
+	return watch_faults(mem, REGION_SIZE);
+}
+
+/* A child whose region faults. *uffd is a copy of its descriptor, or -1. */
+static inline pid_t start_faulting_target(unsigned char *mem, int *uffd)
+{
+	int p[2], theirs = -1, pidfd;
+	pid_t pid;
+
+	if (pipe(p))
+		return -1;
+	pid = fork();
+	if (!pid) {
+		let_all_call();
+		theirs = make_region(mem);
+		if (write(p[1], &theirs, sizeof(theirs)) != sizeof(theirs))
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	close(p[1]);
+	read_all(p[0], &theirs, sizeof(theirs));
+	close(p[0]);
+	pidfd = syscall(SYS_pidfd_open, pid, 0);
+	*uffd = syscall(SYS_pidfd_getfd, pidfd, theirs, 0);
+	close(pidfd);
+	return pid;
+}
+
+/* Since Linux 6.2, any signal ends the wait for userfaultfd. */
+static inline bool signals_end_faults(void)
+{
+	struct utsname uts;
+	int major, minor;
+
+	return uname(&uts) || sscanf(uts.release, "%d.%d", &major, &minor) != 2 ||
+	       major > 6 || (major == 6 && minor >= 2);
+}
+
+/*
+ * The state in which a caller waits for its fault to be resolved, of which there has
+ * been a message: S, or D in kernels where nothing but a fatal signal ends the wait.
+ */
+static inline char state_in_fault(pid_t tid)
+{
+	/* In the new ones, D may be seen as well, on the way: a lock on PREEMPT_RT. */
+	char state = wait_for_states(tid, signals_end_faults() ? "S" : "SD");
+
+	if (state == 'Z' || state == 'X')
+		give_up("who met a fault has ended: %c", state);
+	return state;
+}
+
+/* Start the call, and return when it has met a fault: the state. */
+static inline char caller_start_faulting(struct caller *c, int uffd)
+{
+	caller_start(c);
+	last_caller = c->tid;
+	if (!next_fault(uffd))
+		give_up("no message of a fault");
+	return state_in_fault(last_caller);
+}
+
+/* A process that makes one call, and exits with 0 if the result is as expected. */
+static inline pid_t fork_caller(pid_t pid, int fd, void *addr, size_t len)
+{
+	struct iovec iov = { addr, len };
+	pid_t caller = fork();
+	ssize_t ret;
+
+	last_caller = caller;
+	if (caller)
+		return caller;
+	ret = pvm(pid, fd, &iov, 1, 0);
+	if (ret != (ssize_t)len)
+		give_up("the call has returned %zd", ret);
+	_exit(0);
+}
+
+static inline int exit_status(pid_t pid)
+{
+	int status;
+
+	return waitpid(pid, &status, 0) == pid ? status : -1;
+}
+
+#endif
