@@ -6,37 +6,20 @@
 cd "$(dirname "$0")" || exit 1
 
 programs=(process_vmsplice_*_32)
-skipped=0
+ran=0
 failed=0
-
-# How the program has ended: bash has 126 for one that the kernel can't execute.
-run() {
-	"./$1" 2>&1 | sed 's/^/# /'
-	return "${PIPESTATUS[0]}"
-}
 
 echo "TAP version 13"
 echo "1..${#programs[@]}"
 for i in "${!programs[@]}"; do
 	name="$((i + 1)) ${programs[i]}"
-	run "${programs[i]}"
-	case $? in
-	0)
-		echo "ok $name"
-		;;
-	4)
-		echo "ok $name # SKIP"
-		skipped=$((skipped + 1))
-		;;
-	126)
-		echo "ok $name # SKIP the kernel has no 32-bit programs"
-		skipped=$((skipped + 1))
-		;;
-	*)
-		echo "not ok $name"
-		failed=1
-		;;
+	"./${programs[i]}" 2>&1 | sed 's/^/# /'
+	case ${PIPESTATUS[0]} in
+	0) echo "ok $name"; ran=1 ;;
+	4) echo "ok $name # SKIP" ;;
+	126) echo "ok $name # SKIP the kernel has no 32-bit programs" ;;
+	*) echo "not ok $name"; failed=1 ;;
 	esac
 done
 [ "$failed" = 0 ] || exit 1
-[ "$skipped" != ${#programs[@]} ] || exit 4
+[ "$ran" = 1 ] || exit 4
