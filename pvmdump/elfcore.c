@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/procfs.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -193,7 +194,8 @@ static bool add_thread(struct core *core, pid_t tid)
 	siginfo_t info;
 	int signal;
 
-	if (len < 0)
+	/* arm64 tells a 32-bit program what it would of a 32-bit process. */
+	if (len < 0 || (core->wide && sizeof(long) == 4 && len <= (ssize_t)sizeof(elf_gregset_t)))
 		return false;
 	signal = get_signal(tid, &info);
 	add_status(core, tid, signal, regs, len);
