@@ -26,6 +26,10 @@ check:
 test:
 	@scripts/guest/test
 
+## make test-pvmdump  dump and compare processes, on another architecture (ARCH=arm64)
+test-pvmdump:
+	@scripts/guest/test-pvmdump
+
 ## make places     the selftests where they may do harm: as on somebody's machine
 places:
 	@scripts/guest/places
@@ -74,6 +78,10 @@ bench:
 ## make bench-folios   instructions, of huge pages above all, to out/bench-folios/
 bench-folios:
 	@scripts/measure/bench --folios
+
+## make pvmdump-measure  instructions, of pvmdump and gdb's gcore, to out/pvmdump/
+pvmdump-measure:
+	@scripts/measure/pvmdump-measure
 
 ##
 ## Kernel code (scripts/kernel):
@@ -130,6 +138,6 @@ criu-refresh:
 ## CONFIG=debug or kcsan (test on a kernel with such options), JOBS=n, ACCEL=kvm (instead
 ## of emulation), XDG_CACHE_HOME (where sources and builds are kept).
 
-.PHONY: help demo check test places neighbours check-all lint mutants coverage \
-	check-headers check-builds check-commits bench bench-folios tree refresh fetch clean \
-	series man-patch criu-check criu-measure criu-tree criu-refresh
+.PHONY: help demo check test test-pvmdump places neighbours check-all lint mutants coverage \
+	check-headers check-builds check-commits bench bench-folios pvmdump-measure \
+	tree refresh fetch clean series man-patch criu-check criu-measure criu-tree criu-refresh

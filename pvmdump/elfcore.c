@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/procfs.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -140,7 +141,8 @@ static void add_status(struct core *core, pid_t tid, int signal, const void *reg
 	put32(&b, signal);
 	put32(&b, 0);
 	put32(&b, 0);
-	put32(&b, signal);
+	put16(&b, signal);
+	put16(&b, 0);
 	put_word(core, &b, t.pending);
 	put_word(core, &b, t.blocked);
 	put32(&b, tid);
@@ -167,6 +169,24 @@ static int get_signal(pid_t tid, siginfo_t *info)
 	return info->si_signo;
 }
 
+/*
+ * siginfo_t as the process has it. A thread that is held has stopped for us or, with all
+ * others, for a signal: ptrace makes up the latter's, which has an id and a user.
+ */
+static void add_siginfo(struct core *core, const siginfo_t *info)
+{
+	struct buffer b = {};
+
+	/* si_signo, si_errno and si_code, in this machine's order. */
+	put(&b, info, 3 * sizeof(int));
+	pad(&b, core->wide ? 8 : 4);
+	put32(&b, info->si_pid);
+	put32(&b, info->si_uid);
+	pad(&b, sizeof(*info));
+	put_note(core, "CORE", NT_SIGINFO, b.data, b.len);
+	free(b.data);
+}
+
 static bool add_thread(struct core *core, pid_t tid)
 {
 	static char regs[262144];
@@ -174,13 +194,13 @@ static bool add_thread(struct core *core, pid_t tid)
 	siginfo_t info;
 	int signal;
 
-	if (len < 0)
+	/* arm64 tells a 32-bit program what it would of a 32-bit process. */
+	if (len < 0 || (core->wide && sizeof(long) == 4 && len <= (ssize_t)sizeof(elf_gregset_t)))
 		return false;
 	signal = get_signal(tid, &info);
 	add_status(core, tid, signal, regs, len);
-	/* Another width has another one. */
-	if (signal && core->wide == (sizeof(long) == 8))
-		put_note(core, "CORE", NT_SIGINFO, &info, sizeof(info));
+	if (signal)
+		add_siginfo(core, &info);
 	for (const unsigned int *type = register_types(tid); *type; type++) {
 		len = get_registers(tid, *type, regs, sizeof(regs));
 		if (len > 0)

@@ -251,7 +251,10 @@ static int scan_tables(int pagemap, struct mapping *m, uint64_t without)
 			return -errno;
 		for (int i = 0; i < n; i++)
 			ranges_add(&m->content, regions[i].start, regions[i].end);
+		/* Up to 7.3 at least, walk_end may be before the last that was found. */
 		scan.start = scan.walk_end;
+		if (n && scan.start < regions[n - 1].end)
+			scan.start = regions[n - 1].end;
 	}
 	return 0;
 }

@@ -63,48 +63,32 @@ static void add_segment(struct image *image, unsigned long long start,
 	image->segments[image->nr++] = (struct part){ { start, start + size }, offset };
 }
 
-/* More segments than e_phnum can count are counted in section 0. */
-static size_t count_segments(struct image *image, unsigned int phnum, unsigned long long shoff)
-{
-	Elf64_Shdr wide;
-	Elf32_Shdr narrow;
+/* A field of a header, which is of the width of the image. */
+#define FIELD(image, header, field) \
+	((image)->wide ? (header).wide.field : (header).narrow.field)
+#define SIZE(image, header) \
+	((image)->wide ? sizeof((header).wide) : sizeof((header).narrow))
 
-	if (phnum != PN_XNUM)
-		return phnum;
-	if (image->wide)
-		read_fully(image->fd, &wide, sizeof(wide), shoff);
-	else
-		read_fully(image->fd, &narrow, sizeof(narrow), shoff);
-	return image->wide ? wide.sh_info : narrow.sh_info;
-}
-
-static void read_segments64(struct image *image)
+static void read_segments(struct image *image)
 {
-	Elf64_Ehdr e;
-	Elf64_Phdr p;
+	union { Elf64_Ehdr wide; Elf32_Ehdr narrow; } e;
+	union { Elf64_Shdr wide; Elf32_Shdr narrow; } s;
+	union { Elf64_Phdr wide; Elf32_Phdr narrow; } p;
 	size_t nr;
 
-	read_fully(image->fd, &e, sizeof(e), 0);
-	nr = count_segments(image, e.e_phnum, e.e_shoff);
-	for (size_t i = 0; i < nr; i++) {
-		read_fully(image->fd, &p, sizeof(p), e.e_phoff + i * sizeof(p));
-		if (p.p_type == PT_LOAD && p.p_filesz)
-			add_segment(image, p.p_vaddr, p.p_offset, p.p_filesz);
+	read_fully(image->fd, &e, SIZE(image, e), 0);
+	nr = FIELD(image, e, e_phnum);
+	/* More than that can count are counted in section 0. */
+	if (nr == PN_XNUM) {
+		read_fully(image->fd, &s, SIZE(image, s), FIELD(image, e, e_shoff));
+		nr = FIELD(image, s, sh_info);
 	}
-}
-
-static void read_segments32(struct image *image)
-{
-	Elf32_Ehdr e;
-	Elf32_Phdr p;
-	size_t nr;
-
-	read_fully(image->fd, &e, sizeof(e), 0);
-	nr = count_segments(image, e.e_phnum, e.e_shoff);
 	for (size_t i = 0; i < nr; i++) {
-		read_fully(image->fd, &p, sizeof(p), e.e_phoff + i * sizeof(p));
-		if (p.p_type == PT_LOAD && p.p_filesz)
-			add_segment(image, p.p_vaddr, p.p_offset, p.p_filesz);
+		read_fully(image->fd, &p, SIZE(image, p),
+			   FIELD(image, e, e_phoff) + i * SIZE(image, p));
+		if (FIELD(image, p, p_type) == PT_LOAD && FIELD(image, p, p_filesz))
+			add_segment(image, FIELD(image, p, p_vaddr), FIELD(image, p, p_offset),
+				    FIELD(image, p, p_filesz));
 	}
 }
 
@@ -119,10 +103,7 @@ static void read_image(struct image *image, const char *name)
 	if (memcmp(ident, ELFMAG, SELFMAG))
 		errx(2, "%s is not a core file", name);
 	image->wide = ident[EI_CLASS] == ELFCLASS64;
-	if (image->wide)
-		read_segments64(image);
-	else
-		read_segments32(image);
+	read_segments(image);
 }
 
 /* The memory; where none can be read, what pvmdump puts there. */

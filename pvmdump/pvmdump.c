@@ -355,7 +355,9 @@ static int report_lack(const struct dump *d)
 	if (d->lost.nr)
 		warnx("there are zeroes in the core file for what could not be read");
 	if (d->no_registers && d->nr_threads)
-		warnx("no registers of %zu threads, which can't be woken", d->no_registers);
+		warnx("no registers of %zu threads, %s", d->no_registers,
+		      d->core.wide && sizeof(long) == 4 ?
+		      "which take a 64-bit program here" : "which can't be woken");
 	return d->lost.nr || d->no_registers ? EXIT_INCOMPLETE : EXIT_SUCCESS;
 }
 

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MADV_GUARD_INSTALL
@@ -65,12 +67,12 @@ static void advise(char *p, size_t len, int advice)
 /* Guards in each kind of memory that can have them, among what has been touched. */
 static void guards(void)
 {
+	int fd = memfd_create("guards", 0);
 	char *p[] = {
-		map(LEN, MAP_PRIVATE, -1), map(LEN, MAP_SHARED, -1),
-		map(LEN, MAP_PRIVATE, memfd_create("guards", 0)),
+		map(LEN, MAP_PRIVATE, -1), map(LEN, MAP_SHARED, -1), map(LEN, MAP_PRIVATE, fd),
 	};
 
-	if (ftruncate(3, LEN))
+	if (ftruncate(fd, LEN))
 		err(1, "ftruncate");
 	for (int i = 0; i < 3; i++) {
 		mark(p[i], LEN, "in-guards");
@@ -83,20 +85,16 @@ static void untouched(void)
 {
 	char name[] = "/tmp/deleted-XXXXXX";
 	int fd = mkstemp(name), memfd = memfd_create("untouched", 0);
-	pid_t pid;
 
 	mark(map(LEN, MAP_SHARED, -1), LEN, "in-anonymous");
 	if (ftruncate(memfd, LEN) || ftruncate(fd, LEN) || unlink(name))
 		err(1, "ftruncate");
 	mark(map(LEN, MAP_SHARED, memfd), LEN, "in-memfd");
 	mark(map(LEN, MAP_SHARED, fd), LEN, "in-deleted");
-	pid = fork();
-	if (!pid) {
+	if (!fork()) {
 		map(LEN, MAP_PRIVATE, fd);
-		idle();
+		ready(getpid());
 	}
-	usleep(100000);
-	ready(pid);
 	idle();
 }
 
@@ -140,10 +138,10 @@ static void left_out(void)
 /* Much that nobody has written to: read only, reserved, of the zero page. */
 static void empty(void)
 {
-	char *p = map(128UL << 20, MAP_PRIVATE | MAP_NORESERVE, -1);
+	char *p = map(32UL << 20, MAP_PRIVATE | MAP_NORESERVE, -1);
 	volatile char sum = 0;
 
-	for (size_t i = 0; i < 128UL << 20; i += PAGE)
+	for (size_t i = 0; i < 32UL << 20; i += PAGE)
 		sum += p[i];
 	if (sizeof(long) == 8)
 		p = map((size_t)(1ULL << 40), MAP_PRIVATE | MAP_NORESERVE, -1);
@@ -151,14 +149,18 @@ static void empty(void)
 	strcpy(p, "in-empty");
 }
 
+/* More segments than ELF's header can count: every other page has data, and some are mappings. */
 static void many(void)
 {
-	char *p = map(66000 * PAGE, MAP_PRIVATE | MAP_NORESERVE, -1);
+	size_t nr = 66000;
+	char *p = map(nr * PAGE, MAP_PRIVATE | MAP_NORESERVE, -1);
 
-	for (size_t i = 0; i < 66000; i += 2)
+	advise(p, nr * PAGE, MADV_NOHUGEPAGE);
+	for (size_t i = 0; i < nr; i += 2)
+		p[i * PAGE] = 1;
+	for (size_t i = 0; i < 1000; i += 2)
 		if (mprotect(p + i * PAGE, PAGE, PROT_READ))
 			err(1, "mprotect");
-	strcpy(p + 65999 * PAGE, "in-many");
 }
 
 static void *wait_for_end_of_leader(void *arg)
@@ -222,7 +224,7 @@ static void vforks(void)
 	pid = vfork();
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		syscall(SYS_pause);
+		syscall(SYS_ppoll, NULL, 0, NULL, NULL, 0);
 		_exit(0);
 	}
 }
@@ -271,18 +273,30 @@ static void may_exit(void)
 }
 
 /* Its child is to be dumped. */
-static void traces(void)
+static void trace(bool stop)
 {
-	pid_t pid = fork();
+	pid_t pid;
 
-	if (!pid) {
-		mark(map(LEN, MAP_PRIVATE, -1), LEN, "in-traced");
+	mark(map(LEN, MAP_PRIVATE, -1), LEN, "in-traced");
+	pid = fork();
+	if (!pid)
 		idle();
-	}
 	if (ptrace(PTRACE_SEIZE, pid, NULL, NULL))
 		err(1, "PTRACE_SEIZE");
+	if (stop && (ptrace(PTRACE_INTERRUPT, pid, NULL, NULL) || waitpid(pid, NULL, 0) != pid))
+		err(1, "PTRACE_INTERRUPT");
 	ready(pid);
 	idle();
+}
+
+static void traces(void)
+{
+	trace(false);
+}
+
+static void stops(void)
+{
+	trace(true);
 }
 
 static void zombie(void)
@@ -291,7 +305,8 @@ static void zombie(void)
 
 	if (!pid)
 		_exit(0);
-	usleep(100000);
+	if (waitid(P_PID, pid, NULL, WEXITED | WNOWAIT))
+		err(1, "waitid");
 	ready(pid);
 	idle();
 }
@@ -311,6 +326,41 @@ static void thread(void)
 	idle();
 }
 
+/* For a debugger to find: threads in functions, a global, and what is on the heap. */
+
+char global_text[] = "in-global";
+char *heap;
+
+static void __attribute__((noinline)) inner(void)
+{
+	idle();
+}
+
+static void * __attribute__((noinline)) outer(void *arg)
+{
+	inner();
+	return arg;
+}
+
+static void threads(void)
+{
+	pthread_t t;
+
+	if (asprintf(&heap, "in-heap-%d", getpid()) < 0)
+		err(1, "asprintf");
+	for (int i = 0; i < 3; i++)
+		pthread_create(&t, NULL, outer, NULL);
+}
+
+static void say_time(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	printf("now %lld.%09ld\n", (long long)ts.tv_sec, ts.tv_nsec);
+	exit(0);
+}
+
 static void nonblock(char **argv)
 {
 	fcntl(1, F_SETFL, fcntl(1, F_GETFL) | O_NONBLOCK);
@@ -327,7 +377,8 @@ static const struct {
 	{ "many", many }, { "leader_ends", leader_ends }, { "churn", churn },
 	{ "vforks", vforks }, { "execs", execs }, { "second", second },
 	{ "may_exit", may_exit }, { "traces", traces }, { "zombie", zombie },
-	{ "thread", thread },
+	{ "thread", thread }, { "stops", stops },
+	{ "threads", threads }, { "now", say_time },
 };
 
 int main(int argc, char **argv)
