@@ -140,7 +140,12 @@ use_kernel() {
 	fi
 	lock "src-$KERNEL" -s
 	until is_applied; do
-		own_kernel
+		# Whoever else waits for this may do it, and then only share the tree.
+		if flock -n -x "${lock_fds[src-$KERNEL]}"; then
+			own_kernel
+		else
+			sleep 1
+		fi
 		lock "src-$KERNEL" -s
 	done
 }
