@@ -645,6 +645,8 @@ TEST_F_TIMEOUT(gift, file_is_apart, TIMEOUT)
 	/* Nor is the page of the file freed when those of the target are. */
 	END_TARGET();
 	EXPECT_FILE(OLD_BYTES);
+	/* Then the server has said how it went. */
+	stop_fuse();
 	/* What was read more than once came out of the cache. */
 	EXPECT_EQ(1, given.reads);
 	EXPECT_EQ((ssize_t)page_size, given.placed);

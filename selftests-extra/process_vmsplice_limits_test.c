@@ -25,6 +25,7 @@ FIXTURE_SETUP(limits)
 
 FIXTURE_TEARDOWN(limits)
 {
+	stop_fuse();
 	kill(self->pid, SIGKILL);
 	waitpid(self->pid, NULL, 0);
 	write_file("/sys/fs/cgroup/cgroup.procs", "0");
@@ -177,6 +178,7 @@ TEST_F_TIMEOUT(limits, page_of_a_fuse_file, TIMEOUT)
 {
 	struct iovec iov = { .iov_len = page_size };
 	const char *missing;
+	struct stat st;
 	pid_t caller;
 	int status, fd;
 
@@ -186,7 +188,8 @@ TEST_F_TIMEOUT(limits, page_of_a_fuse_file, TIMEOUT)
 	if (missing)
 		SKIP(return, "%s", missing);
 	fd = open(fuse.path, O_RDONLY);
-	ASSERT_LE(0, fd);
+	/* Asks for the size. */
+	ASSERT_EQ(0, fstat(fd, &st));
 	iov.iov_base = mmap(NULL, fuse.size, PROT_READ, MAP_PRIVATE, fd, 0);
 	ASSERT_TRUE(iov.iov_base != MAP_FAILED);
 	ASSERT_EQ((ssize_t)page_size, pvm(getpid(), self->wr, &iov, 1, SPLICE_F_NONBLOCK));
@@ -205,7 +208,6 @@ TEST_F_TIMEOUT(limits, page_of_a_fuse_file, TIMEOUT)
 	EXPECT_EQ(0, in_pipe(self->rd));
 	munmap(iov.iov_base, fuse.size);
 	close(fd);
-	stop_fuse();
 }
 
 PVM_HARNESS_MAIN
