@@ -393,7 +393,7 @@ FIXTURE_VARIANT_ADD(bytes, to_another_pipe) { .open = open_second_pipe, .take = 
 
 FIXTURE_SETUP(bytes)
 {
-	START_ROW(&self->w, NR_HUGE, false);
+	START_ROW(return, &self->w, NR_HUGE, false);
 	self->missing = variant->open(&self->w);
 }
 
@@ -450,7 +450,7 @@ FIXTURE(direct)
 
 FIXTURE_SETUP(direct)
 {
-	START_ROW(&self->w, NR_HUGE, false);
+	START_ROW(return, &self->w, NR_HUGE, false);
 }
 
 FIXTURE_TEARDOWN(direct)
