@@ -173,7 +173,11 @@ static void no_reply(const struct fuse_in_header *in)
 {
 }
 
-/* SPLICE_F_NONBLOCK does not concern pages of files; what ends the wait is a fatal signal. */
+/*
+ * SPLICE_F_NONBLOCK does not concern pages of files; what ends the wait is a fatal signal.
+ * (Without FUSE_ASYNC_READ, which libfuse asks for, it would be the server alone, as for who
+ * reads such a file.)
+ */
 TEST_F_TIMEOUT(limits, page_of_a_fuse_file, TIMEOUT)
 {
 	struct iovec iov = { .iov_len = page_size };
@@ -183,6 +187,7 @@ TEST_F_TIMEOUT(limits, page_of_a_fuse_file, TIMEOUT)
 	int status, fd;
 
 	fuse.size = 4 * page_size;
+	fuse.init_flags = FUSE_ASYNC_READ;
 	fuse.reply_to_read = reply_with_old_bytes;
 	missing = start_fuse();
 	if (missing)
