@@ -169,25 +169,15 @@ static void reply_with_old_bytes(const struct fuse_in_header *in)
 	      arg->size < fuse.size - arg->offset ? arg->size : fuse.size - arg->offset);
 }
 
-static void no_reply(const struct fuse_in_header *in)
-{
-}
-
-/*
- * SPLICE_F_NONBLOCK does not concern pages of files; what ends the wait is a fatal signal.
- * (Without FUSE_ASYNC_READ, which libfuse asks for, it would be the server alone, as for who
- * reads such a file.)
- */
+/* SPLICE_F_NONBLOCK does not concern pages of files. */
 TEST_F_TIMEOUT(limits, page_of_a_fuse_file, TIMEOUT)
 {
 	struct iovec iov = { .iov_len = page_size };
 	const char *missing;
 	struct stat st;
-	pid_t caller;
-	int status, fd;
+	int fd;
 
 	fuse.size = 4 * page_size;
-	fuse.init_flags = FUSE_ASYNC_READ;
 	fuse.reply_to_read = reply_with_old_bytes;
 	missing = start_fuse();
 	if (missing)
@@ -199,18 +189,6 @@ TEST_F_TIMEOUT(limits, page_of_a_fuse_file, TIMEOUT)
 	ASSERT_TRUE(iov.iov_base != MAP_FAILED);
 	ASSERT_EQ((ssize_t)page_size, pvm(getpid(), self->wr, &iov, 1, SPLICE_F_NONBLOCK));
 	EXPECT_PIPE(0, page_size, OLD_BYTES);
-
-	fuse.reply_to_read = no_reply;
-	ASSERT_EQ(0, madvise(iov.iov_base, fuse.size, MADV_DONTNEED));
-	ASSERT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
-	caller = fork();
-	if (!caller)
-		_exit(pvm(getpid(), self->wr, &iov, 1, SPLICE_F_NONBLOCK) == (ssize_t)page_size);
-	wait_for_states(caller, "SD");
-	ASSERT_EQ(0, kill(caller, SIGKILL));
-	ASSERT_EQ(caller, waitpid(caller, &status, 0));
-	EXPECT_EQ(SIGKILL, status);
-	EXPECT_EQ(0, in_pipe(self->rd));
 	munmap(iov.iov_base, fuse.size);
 	close(fd);
 }

@@ -14,7 +14,7 @@ static struct fuse_server {
 	pthread_t thread;
 	char path[128];		/* of the mount */
 	int dev;
-	uint32_t init_flags, open_flags;
+	uint32_t open_flags;
 	uint64_t size;		/* of the file */
 	uint64_t attr_valid;	/* seconds */
 	void (*reply_to_read)(const struct fuse_in_header *in);
@@ -69,7 +69,7 @@ static void reply_to_init(const struct fuse_in_header *in)
 		.minor = FUSE_KERNEL_MINOR_VERSION,
 		.max_readahead = init->max_readahead,
 		.max_write = page_size,
-		.flags = FUSE_MAX_PAGES | fuse.init_flags,
+		.flags = FUSE_MAX_PAGES,
 		.max_pages = 256,
 	};
 
