@@ -9,7 +9,8 @@ set -euo pipefail
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/process_vmsplice
 export TOP CACHE
-# The tests and the architectures that are not posted.
+# The tests that are posted, and those and the architectures that are not.
+TESTS=$TOP/tools/testing/selftests/process_vmsplice
 EXTRA=$TOP/selftests-extra
 JOBS=${JOBS:-$(nproc)}
 # The kernel that the series is written for; the others are backports.
@@ -76,7 +77,7 @@ build_dir() {
 # the path of a file of this repository.
 config_file() {
 	local ours=$EXTRA/vmtest file
-	local posted=$TOP/tools/testing/selftests/process_vmsplice/vmtest
+	local posted=$TESTS/vmtest
 
 	for file in "$ours/$1.config" "$posted/$1.config" "$TOP/$1"; do
 		[ ! -f "$file" ] || {

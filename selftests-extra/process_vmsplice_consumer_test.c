@@ -393,7 +393,7 @@ FIXTURE_VARIANT_ADD(bytes, to_another_pipe) { .open = open_second_pipe, .take = 
 
 FIXTURE_SETUP(bytes)
 {
-	START_ROW(&self->w, NR_HUGE, false);
+	START_ROW(return, &self->w, NR_HUGE, false);
 	self->missing = variant->open(&self->w);
 }
 
@@ -450,7 +450,7 @@ FIXTURE(direct)
 
 FIXTURE_SETUP(direct)
 {
-	START_ROW(&self->w, NR_HUGE, false);
+	START_ROW(return, &self->w, NR_HUGE, false);
 }
 
 FIXTURE_TEARDOWN(direct)
@@ -645,6 +645,8 @@ TEST_F_TIMEOUT(gift, file_is_apart, TIMEOUT)
 	/* Nor is the page of the file freed when those of the target are. */
 	END_TARGET();
 	EXPECT_FILE(OLD_BYTES);
+	/* Then the server has said how it went. */
+	stop_fuse();
 	/* What was read more than once came out of the cache. */
 	EXPECT_EQ(1, given.reads);
 	EXPECT_EQ((ssize_t)page_size, given.placed);

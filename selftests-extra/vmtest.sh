@@ -91,7 +91,7 @@ build_abi() {
 			LDFLAGS=-static COMPAT_ABI= SELFTESTS="$here/.." \
 			KHDR_INCLUDES="-isystem $headers" all
 	done
-	"${cross}gcc" "$@" -O2 -Wall -static -o "$out/init" "$here/vmtest/init.c"
+	"${cross}gcc" "$@" -O2 -Wall -static -isystem "$headers" -o "$out/init" "$here/vmtest/init.c"
 }
 
 has_option() {

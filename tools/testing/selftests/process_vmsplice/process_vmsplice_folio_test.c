@@ -26,7 +26,7 @@ FIXTURE_VARIANT_ADD(row, by_ptes) { .by_ptes = true };
 
 FIXTURE_SETUP(row)
 {
-	START_ROW(&self->w, NR_HUGE, variant->by_ptes);
+	START_ROW(return, &self->w, NR_HUGE, variant->by_ptes);
 }
 
 FIXTURE_TEARDOWN(row)
@@ -168,7 +168,7 @@ FIXTURE_VARIANT_ADD(slots, by_ptes) { .by_ptes = true };
 
 FIXTURE_SETUP(slots)
 {
-	START_ROW(&self->w, SLOTS + 1, variant->by_ptes);
+	START_ROW(return, &self->w, SLOTS + 1, variant->by_ptes);
 }
 
 FIXTURE_TEARDOWN(slots)
@@ -358,7 +358,7 @@ static bool is_contiguous(const struct row *w, size_t pos, size_t len)
 	return first && first % (len / page_size) == 0;
 }
 
-TEST_F_TIMEOUT(row, folios_of_64_KiB, TIMEOUT)
+TEST_F_TIMEOUT(row, folios_of_64k, TIMEOUT)
 {
 	struct row *w = &self->w;
 	/* Not a whole huge page, where there could be one. */
@@ -415,7 +415,7 @@ FIXTURE_SETUP(runs)
 {
 	if (variant->by_writing && geteuid())
 		SKIP(return, "needs root, to see which pages are copied on a write");
-	START_ROW(&self->w, 1, variant->by_ptes);
+	START_ROW(return, &self->w, 1, variant->by_ptes);
 	ASSERT_TRUE(renew_pipe(&self->w, MAX_BUFS));
 }
 

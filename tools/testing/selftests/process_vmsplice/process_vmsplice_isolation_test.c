@@ -113,24 +113,21 @@ BACKING(swapped_cow, SMALL, STEPS({ A, WRITE_OLD }, { A, SWAP_OUT }, { A, FORK }
 	.set = PM_SWAP, .clear = PM_PRESENT);
 
 /* The events: the steps that follow the call. */
-typedef const struct step event[MAX_STEPS];
+#define EVENT(name, ...) static const struct step name[MAX_STEPS] = { __VA_ARGS__ }
 
-static event writes = { { TARGET, WRITE_NEW } };
-static event other_writes = { { OTHER, OTHER_WRITES } };
-static event unmaps_other_writes = { { TARGET, UNMAP }, { OTHER, OTHER_WRITES } };
-static event exits = { { TARGET, EXIT }, { OTHER, OTHER_WRITES } };
-static event execs = { { TARGET, EXEC }, { OTHER, OTHER_WRITES } };
-static event forks_and_writes = { { TARGET, FORK }, { TARGET, WRITE_NEW } };
-static event forks_child_writes = { { TARGET, FORK }, { TARGET, CHILD_WRITES } };
-static event forks_unmaps_child_writes = {
-	{ TARGET, FORK }, { TARGET, UNMAP }, { TARGET, CHILD_WRITES },
-};
-
-static event truncates = { { TARGET, TRUNCATE } };
-static event discards_and_writes = { { TARGET, DISCARD }, { TARGET, WRITE_NEW } };
-static event pages_out = { { TARGET, PAGE_OUT } };
-static event protects = { { TARGET, NO_ACCESS } };
-static event is_migrated = { { TARGET, MIGRATE } };
+EVENT(writes, { TARGET, WRITE_NEW });
+EVENT(other_writes, { OTHER, OTHER_WRITES });
+EVENT(unmaps_other_writes, { TARGET, UNMAP }, { OTHER, OTHER_WRITES });
+EVENT(exits, { TARGET, EXIT }, { OTHER, OTHER_WRITES });
+EVENT(execs, { TARGET, EXEC }, { OTHER, OTHER_WRITES });
+EVENT(forks_and_writes, { TARGET, FORK }, { TARGET, WRITE_NEW });
+EVENT(forks_child_writes, { TARGET, FORK }, { TARGET, CHILD_WRITES });
+EVENT(forks_unmaps_child_writes, { TARGET, FORK }, { TARGET, UNMAP }, { TARGET, CHILD_WRITES });
+EVENT(truncates, { TARGET, TRUNCATE });
+EVENT(discards_and_writes, { TARGET, DISCARD }, { TARGET, WRITE_NEW });
+EVENT(pages_out, { TARGET, PAGE_OUT });
+EVENT(protects, { TARGET, NO_ACCESS });
+EVENT(is_migrated, { TARGET, MIGRATE });
 
 /* The memory, at the same address in all processes, and who they are. */
 struct world {
@@ -366,9 +363,8 @@ static void *map_memory(struct world *w)
 		flags = MAP_SHARED | MAP_ANONYMOUS;
 		break;
 	case MEMFD:
-		flags = MAP_SHARED;
-		/* fallthrough */
 	case PRIVATE_FILE:
+		flags = w->backing->mapping == MEMFD ? MAP_SHARED : MAP_PRIVATE;
 		w->file = pattern_file(w->size, w->backing->file_seed);
 		w->file_mem = mmap(NULL, w->size, PROT_READ | PROT_WRITE, MAP_SHARED,
 				   w->file, 0);
@@ -447,17 +443,17 @@ static void end_world(struct world *w)
 }
 
 /* A huge page that the kernel has not got is nobody's fault, but on our own host. */
-#define MAKE_WORLD(b) do {						\
+#define MAKE_WORLD(statement, b) do {					\
 	struct world *_w = &self->w;					\
 	const char *_missing = why_not(b);				\
 									\
 	if (_missing)							\
-		SKIP(return, "%s", _missing);				\
+		SKIP(statement, "%s", _missing);			\
 	_w->backing = b;						\
 	_w->size = mapping_size((b)->mapping);				\
 	_w->mem = _w->size ? map_memory(_w) : MAP_FAILED;		\
 	if (_w->mem == MAP_FAILED)					\
-		SKIP(return, "the kernel has no such memory");		\
+		SKIP(statement, "the kernel has no such memory");	\
 	prctl(PR_SET_CHILD_SUBREAPER, 1);				\
 	stay_on_one_cpu();						\
 	ASSERT_TRUE(open_pipe(&_w->rd, &_w->wr, 0));			\
@@ -465,7 +461,7 @@ static void end_world(struct world *w)
 	ASSERT_LT(0, _w->a);						\
 	ASSERT_LT(0, do_steps(_w, (b)->steps));				\
 	if ((b)->set & KPF_THP && !host_is_ours() && !is_as_it_should(_w)) \
-		SKIP(return, "no huge page is to be had now");		\
+		SKIP(statement, "no huge page is to be had now");	\
 	ASSERT_TRUE(is_as_it_should(_w)) {				\
 		TH_LOG("from page %zu on, the memory is not of this kind", \
 		       first_other_page(target_pid(_w), _w->mem, (b)->set, (b)->clear)); \
@@ -488,7 +484,7 @@ FIXTURE_SETUP(cell)
 {
 	if (variant->event == is_migrated && !has_two_nodes())
 		SKIP(return, "no second NUMA node");
-	MAKE_WORLD(variant->backing);
+	MAKE_WORLD(return, variant->backing);
 }
 
 FIXTURE_TEARDOWN(cell)
@@ -522,7 +518,8 @@ TEST_F_TIMEOUT(cell, reader_sees, TIMEOUT)
 	struct iovec iov = { w->mem, SPAN };
 	unsigned char *buf = malloc(SPAN);
 
-	ASSERT_EQ((ssize_t)SPAN, pvm(target_pid(w), w->wr, &iov, 1, 0));
+	/* The flag concerns slots of the pipe alone, not what has to come from swap. */
+	ASSERT_EQ((ssize_t)SPAN, pvm(target_pid(w), w->wr, &iov, 1, SPLICE_F_NONBLOCK));
 	ASSERT_LT(0, do_steps(w, variant->event));
 	reuse_freed_pages();
 	ASSERT_EQ((int)SPAN, in_pipe(w->rd));
@@ -612,7 +609,7 @@ FIXTURE_VARIANT_ADD(memory, memfd) { &memfd };
 
 FIXTURE_SETUP(memory)
 {
-	MAKE_WORLD(variant->backing);
+	MAKE_WORLD(return, variant->backing);
 }
 
 FIXTURE_TEARDOWN(memory)
@@ -657,27 +654,27 @@ TEST_F_TIMEOUT(memory, write_to_the_pipe, TIMEOUT)
 
 /* The call places just len bytes, which are those at from. */
 #define EXPECT_OLD_BYTES(from, want, len) do {				\
-	struct iovec _iov = { self->w.mem + (from), want };		\
+	struct iovec _iov = { w->mem + (from), want };		\
 	unsigned char *_buf = malloc(len);				\
 									\
-	ASSERT_EQ((ssize_t)(len), pvm(self->w.a, self->w.wr, &_iov, 1, 0)); \
-	EXPECT_EQ((int)(len), in_pipe(self->w.rd));			\
-	ASSERT_EQ((ssize_t)(len), read_all(self->w.rd, _buf, len));	\
+	ASSERT_EQ((ssize_t)(len), pvm(w->a, w->wr, &_iov, 1, 0)); \
+	EXPECT_EQ((int)(len), in_pipe(w->rd));			\
+	ASSERT_EQ((ssize_t)(len), read_all(w->rd, _buf, len));	\
 	EXPECT_EQ(len, differs(_buf, from, len, OLD_BYTES));		\
 	free(_buf);							\
 } while (0)
 
-static void expect_hole(struct __test_metadata *_metadata, FIXTURE_DATA(memory) *self)
+static void expect_hole(struct __test_metadata *_metadata, struct world *w)
 {
 	size_t hole = POISONED * page_size, behind = hole + page_size;
-	struct iovec iov = { self->w.mem + hole, SPAN - hole };
+	struct iovec iov = { w->mem + hole, SPAN - hole };
 
 	/* In the middle, and from its first and last byte on. */
 	EXPECT_OLD_BYTES(10, SPAN - 10, hole - 10);
-	EXPECT_EQ(-EFAULT, pvm(self->w.a, self->w.wr, &iov, 1, 0));
-	iov.iov_base = self->w.mem + behind - 1;
-	EXPECT_EQ(-EFAULT, pvm(self->w.a, self->w.wr, &iov, 1, 0));
-	EXPECT_EQ(0, in_pipe(self->w.rd));
+	EXPECT_EQ(-EFAULT, pvm(w->a, w->wr, &iov, 1, 0));
+	iov.iov_base = w->mem + behind - 1;
+	EXPECT_EQ(-EFAULT, pvm(w->a, w->wr, &iov, 1, 0));
+	EXPECT_EQ(0, in_pipe(w->rd));
 	EXPECT_OLD_BYTES(behind, SPAN - behind, SPAN - behind);
 }
 
@@ -686,7 +683,7 @@ TEST_F_TIMEOUT(memory, poisoned, TIMEOUT)
 	if (access(UNPOISON, W_OK))
 		SKIP(return, "no " UNPOISON ", to undo it");
 	POISON_ONE(&self->w);
-	expect_hole(_metadata, self);
+	expect_hole(_metadata, &self->w);
 }
 
 /* Of a huge page, the kernel then can't take the poisoned page away from the rest. */
@@ -700,7 +697,7 @@ TEST_F_TIMEOUT(memory, poisoned_while_another_is_held, TIMEOUT)
 	ASSERT_TRUE(open_pipe(&rd, &wr, 0));
 	ASSERT_EQ((ssize_t)page_size, pvm(self->w.a, wr, &iov, 1, 0));
 	POISON_ONE(&self->w);
-	expect_hole(_metadata, self);
+	expect_hole(_metadata, &self->w);
 	/* What is held is good. */
 	EXPECT_TRUE(drain(rd, page_size));
 	close(rd);
@@ -741,7 +738,7 @@ FIXTURE_SETUP(poison)
 {
 	if (access(UNPOISON, W_OK))
 		SKIP(return, "no " UNPOISON ", to undo it");
-	MAKE_WORLD(variant->backing);
+	MAKE_WORLD(return, variant->backing);
 	ASSERT_EQ(0, variant->consumer == TO_SOCKET ?
 		     socketpair(AF_UNIX, SOCK_STREAM, 0, self->out) :
 		     pipe2(self->out, O_NONBLOCK));
@@ -844,7 +841,7 @@ FIXTURE_VARIANT_ADD(merge, swapped_in_own_vmsplice) { &swapped_in, true };
 
 FIXTURE_SETUP(merge)
 {
-	MAKE_WORLD(variant->backing);
+	MAKE_WORLD(return, variant->backing);
 }
 
 FIXTURE_TEARDOWN(merge)

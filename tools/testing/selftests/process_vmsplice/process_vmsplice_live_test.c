@@ -281,6 +281,18 @@ TEST_F_TIMEOUT(fault, reader_leaves_meanwhile, TIMEOUT)
 	EXPECT_EQ(1, nr_signals);
 }
 
+/* As of write(), the signal comes even if something is in. */
+TEST_F_TIMEOUT(fault, reader_leaves_after_some_pages, TIMEOUT)
+{
+	struct caller c = CALLER(0, THERE + page_size);
+
+	caller_start_faulting(&c, self->uffd);
+	close(self->rd);
+	RESOLVE();
+	EXPECT_EQ((ssize_t)THERE, caller_join(&c));
+	EXPECT_EQ(1, nr_signals);
+}
+
 TEST_F_TIMEOUT(fault, killed, TIMEOUT)
 {
 	pid_t caller = fork_caller(self->pid, self->wr, self->mem + THERE, page_size);

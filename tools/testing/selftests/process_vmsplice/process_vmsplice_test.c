@@ -807,10 +807,9 @@ static void *map_backing(enum backing backing, size_t *size)
 		flags = MAP_SHARED | MAP_ANONYMOUS;
 		break;
 	case MEMFD:
-		flags = MAP_SHARED;
-		/* fallthrough */
 	case FILE_CLEAN:
 	case FILE_DIRTY:
+		flags = backing == MEMFD ? MAP_SHARED : MAP_PRIVATE;
 		fd = pattern_file(*size, OLD_BYTES);
 		break;
 	case HUGETLB:

@@ -124,7 +124,7 @@ static inline ssize_t place(const struct row *w, const struct range *r, unsigned
 
 /* The first of so many bytes that is not the range's, or len. */
 static inline size_t wrong_in_range(const struct row *w, const struct range *r,
-			     const unsigned char *buf, size_t len, unsigned char seed)
+				    const unsigned char *buf, size_t len, unsigned char seed)
 {
 	struct iovec iov[MAX_SPANS];
 	size_t done = 0;
@@ -211,9 +211,9 @@ static inline const char *why_no_huge_pages(void)
 	return NULL;
 }
 
-static inline bool tell(const struct row *w, enum op op, size_t from, size_t to)
+static inline bool tell(const struct row *w, enum op what, size_t from, size_t to)
 {
-	return command(w->ctl[0], op, from, to);
+	return command(w->ctl[0], what, from, to);
 }
 
 static inline bool are_huge(const struct row *w)
@@ -257,11 +257,11 @@ static inline bool start_row(struct row *w, unsigned int nr_huge)
 	       open_pipe(&w->one_rd, &w->one_wr, 1) && fill_memory(w);
 }
 
-#define START_ROW(w, nr_huge, by_ptes) do {				\
+#define START_ROW(statement, w, nr_huge, by_ptes) do {			\
 	if (why_no_huge_pages())					\
-		SKIP(return, "%s", why_no_huge_pages());		\
+		SKIP(statement, "%s", why_no_huge_pages());		\
 	ASSERT_TRUE(start_row(w, nr_huge));				\
-	ASSERT_OR_SKIP(are_huge(w), return, "no huge pages are to be had now"); \
+	ASSERT_OR_SKIP(are_huge(w), statement, "no huge pages are to be had now"); \
 	if (by_ptes)							\
 		ASSERT_TRUE(split_mappings(w));				\
 } while (0)

@@ -755,7 +755,7 @@ static void __attribute__((constructor)) first_of_all(void)
 #define PVM_HARNESS_MAIN						\
 	int main(int argc, char **argv)					\
 	{								\
-		return run_tests(argc, argv);				\
+		exit(run_tests(argc, argv));				\
 	}
 
 #endif

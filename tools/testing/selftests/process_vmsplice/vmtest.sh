@@ -96,11 +96,12 @@ build_kernel() {
 # The static programs of one ABI go to a folder of its name; the rest is for the compiler.
 build_abi() {
 	local out=$build_dir/tests/$1 cc="${CROSS_COMPILE:-}gcc ${*:2}"
+	local headers=$build_dir/usr/include
 
 	mkdir -p "$out"
 	make -s -C "$here" OUTPUT="$out" ARCH="$KARCH" CC="$cc" LDFLAGS=-static COMPAT_ABI= \
-		KHDR_INCLUDES="-isystem $build_dir/usr/include" all
-	$cc -O2 -Wall -static -o "$out/init" "$here/vmtest/init.c"
+		KHDR_INCLUDES="-isystem $headers" all
+	$cc -O2 -Wall -static -isystem "$headers" -o "$out/init" "$here/vmtest/init.c"
 }
 
 make_initramfs() {

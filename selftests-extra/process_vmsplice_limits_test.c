@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What process_vmsplice() says of memory that is short, or is not there yet, and who pays
+ * for what is in the pipe. All of it needs root.
+ */
+#define _GNU_SOURCE
+#include "pvm_fuse.h"
+
+#define PAGES 256
+#define CGROUP "/sys/fs/cgroup/process_vmsplice_"
+
+FIXTURE(limits)
+{
+	TARGET_MEMBERS;
+};
+
+FIXTURE_SETUP(limits)
+{
+	self->size = PAGES * page_size;
+	self->mem = map_small(self->size);
+	ASSERT_FALSE(!self->mem);
+	START_TARGET();
+	ASSERT_LT(0, fcntl(self->wr, F_SETPIPE_SZ, self->size));
+}
+
+FIXTURE_TEARDOWN(limits)
+{
+	stop_fuse();
+	kill(self->pid, SIGKILL);
+	waitpid(self->pid, NULL, 0);
+	write_file("/sys/fs/cgroup/cgroup.procs", "0");
+	undo_change(undo_create, CGROUP "caller");
+	undo_change(undo_create, CGROUP "target");
+}
+
+/* The process, or the caller if it is 0, in a memory cgroup of its own. */
+static bool isolate(const char *dir, pid_t pid)
+{
+	char path[128], text[16];
+
+	write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	note_change(undo_create, dir, "");
+	if (mkdir(dir, 0700))
+		return false;
+	snprintf(path, sizeof(path), "%s/memory.current", dir);
+	if (access(path, R_OK))
+		return false;
+	snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
+	snprintf(text, sizeof(text), "%d", pid);
+	return write_file(path, text);
+}
+
+/* In pages. */
+static long charged(const char *dir)
+{
+	char path[128], text[64] = "0";
+
+	snprintf(path, sizeof(path), "%s/memory.current", dir);
+	read_setting(path, text, sizeof(text));
+	return atol(text) / (long)page_size;
+}
+
+/* Charges are made for many pages at once, for each CPU. */
+#define MANY (PAGES / 2)
+
+TEST_F_TIMEOUT(limits, who_pays, TIMEOUT)
+{
+	struct iovec file = { .iov_len = self->size };
+	long caller, target;
+
+	file.iov_base = mmap(NULL, self->size, PROT_READ, MAP_SHARED,
+			     pattern_file(self->size, OLD_BYTES), 0);
+	ASSERT_TRUE(file.iov_base != MAP_FAILED);
+	if (!isolate(CGROUP "caller", 0) || !isolate(CGROUP "target", self->pid))
+		SKIP(return, "no cgroups with the memory controller for us");
+
+	/* What is faulted in, the target does, and what is shared remains the target's. */
+	TELL(WRITE_OLD, 0, self->size / 2);
+	caller = charged(CGROUP "caller");
+	target = charged(CGROUP "target");
+	ASSERT_EQ((ssize_t)(self->size / 2), PVM(0, self->size / 2, 0));
+	EXPECT_GT(MANY, charged(CGROUP "caller") - caller);
+	EXPECT_GT(MANY, charged(CGROUP "target") - target);
+	ASSERT_TRUE(drain(self->rd, self->size / 2));
+
+	/* Memory that has been written to and is swapped out is there again by a fault. */
+	TELL(MAP_ANEW, 0, self->size);
+	TELL(WRITE_OLD, 0, self->size);
+	TELL(PAGE_OUT, 0, self->size);
+	target = charged(CGROUP "target");
+	ASSERT_EQ((ssize_t)self->size, PVM(0, self->size, SPLICE_F_NONBLOCK));
+	EXPECT_PIPE(0, self->size, OLD_BYTES);
+	EXPECT_LE(target, charged(CGROUP "target"));
+
+	/* A copy is the caller's, until it is consumed. */
+	caller = charged(CGROUP "caller");
+	ASSERT_EQ((ssize_t)self->size, pvm(getpid(), self->wr, &file, 1, 0));
+	EXPECT_LT(MANY, charged(CGROUP "caller") - caller);
+	EXPECT_PIPE(0, self->size, OLD_BYTES);
+	EXPECT_GT(MANY, charged(CGROUP "caller") - caller);
+}
+
+/* A hole of shared memory that is faulted in is a page of the target's. */
+TEST(who_pays_for_a_hole)
+{
+	size_t size = PAGES * page_size;
+	struct iovec iov = { .iov_len = size };
+	int ctl[MAX_SERVERS], rd, wr;
+	long was;
+	pid_t pid;
+
+	iov.iov_base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			    -1, 0);
+	ASSERT_TRUE(iov.iov_base != MAP_FAILED);
+	pid = start_target(iov.iov_base, ctl);
+	ASSERT_LT(0, pid);
+	ASSERT_TRUE(open_pipe(&rd, &wr, PAGES));
+	if (!isolate(CGROUP "hole", pid))
+		SKIP(return, "no cgroups with the memory controller for us");
+	was = charged(CGROUP "hole");
+	ASSERT_EQ((ssize_t)size, pvm(pid, wr, &iov, 1, 0));
+	EXPECT_LT(MANY, charged(CGROUP "hole") - was);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	undo_change(undo_create, CGROUP "hole");
+}
+
+TEST_F_TIMEOUT(limits, hole_without_a_huge_page, TIMEOUT)
+{
+	struct iovec iov = { .iov_len = 1 };
+
+	if (!hugetlb_size() || missing_huge_pages(1) <= 0)
+		SKIP(return, "no huge pages, or some that are free");
+	iov.iov_base = mmap(NULL, hugetlb_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE |
+			    MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
+	ASSERT_TRUE(iov.iov_base != MAP_FAILED);
+	EXPECT_EQ(-EFAULT, pvm(getpid(), self->wr, &iov, 1, 0));
+}
+
+/* In a mount namespace of the test's own, and so gone with it. */
+TEST_F_TIMEOUT(limits, hole_of_a_full_tmpfs, TIMEOUT)
+{
+	struct iovec iov = { .iov_len = 1 };
+	char *mem;
+	int fd;
+
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("none", "/tmp", "tmpfs", 0, "nr_blocks=1"))
+		SKIP(return, "may not mount a tmpfs");
+	fd = open("/tmp/file", O_RDWR | O_CREAT, 0600);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, 2 * page_size));
+	mem = mmap(NULL, 2 * page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_TRUE(mem != MAP_FAILED);
+	mem[0] = 1;
+	iov.iov_base = mem;
+	EXPECT_EQ(1, pvm(getpid(), self->wr, &iov, 1, 0));
+	iov.iov_base = mem + page_size;
+	EXPECT_EQ(-EFAULT, pvm(getpid(), self->wr, &iov, 1, 0));
+}
+
+static void reply_with_old_bytes(const struct fuse_in_header *in)
+{
+	const struct fuse_read_in *arg = (const void *)(in + 1);
+	static unsigned char buf[4 * 65536];
+
+	set_pattern(buf, 0, fuse.size, OLD_BYTES);
+	reply(in->unique, 0, buf + arg->offset,
+	      arg->size < fuse.size - arg->offset ? arg->size : fuse.size - arg->offset);
+}
+
+/* SPLICE_F_NONBLOCK does not concern pages of files. */
+TEST_F_TIMEOUT(limits, page_of_a_fuse_file, TIMEOUT)
+{
+	struct iovec iov = { .iov_len = page_size };
+	const char *missing;
+	struct stat st;
+	int fd;
+
+	fuse.size = 4 * page_size;
+	fuse.reply_to_read = reply_with_old_bytes;
+	missing = start_fuse();
+	if (missing)
+		SKIP(return, "%s", missing);
+	fd = open(fuse.path, O_RDONLY);
+	/* Asks for the size. */
+	ASSERT_EQ(0, fstat(fd, &st));
+	iov.iov_base = mmap(NULL, fuse.size, PROT_READ, MAP_PRIVATE, fd, 0);
+	ASSERT_TRUE(iov.iov_base != MAP_FAILED);
+	ASSERT_EQ((ssize_t)page_size, pvm(getpid(), self->wr, &iov, 1, SPLICE_F_NONBLOCK));
+	EXPECT_PIPE(0, page_size, OLD_BYTES);
+	munmap(iov.iov_base, fuse.size);
+	close(fd);
+}
+
+PVM_HARNESS_MAIN
