@@ -34,6 +34,10 @@ places:
 neighbours:
 	@scripts/guest/neighbours
 
+## make vmsplice   what do tests say of vmsplice() with patches/vmsplice, and without?
+vmsplice:
+	@scripts/guest/vmsplice
+
 ##
 ## Checks (scripts/checks):
 ## make check-all  every kernel, architecture and configuration; goes on where it was
@@ -74,6 +78,10 @@ bench:
 ## make bench-folios   instructions, of huge pages above all, to out/bench-folios/
 bench-folios:
 	@scripts/measure/bench --folios
+
+## make bench-vmsplice instructions of vmsplice(), with patches/vmsplice and without
+bench-vmsplice:
+	@scripts/measure/bench-vmsplice
 
 ##
 ## Kernel code (scripts/kernel):
@@ -130,6 +138,7 @@ criu-refresh:
 ## CONFIG=debug or kcsan (test on a kernel with such options), JOBS=n, ACCEL=kvm (instead
 ## of emulation), XDG_CACHE_HOME (where sources and builds are kept).
 
-.PHONY: help demo check test places neighbours check-all lint mutants coverage \
-	check-headers check-builds check-commits bench bench-folios tree refresh fetch clean \
+.PHONY: help demo check test places neighbours vmsplice check-all lint mutants coverage \
+	check-headers check-builds check-commits bench bench-folios \
+	bench-vmsplice tree refresh fetch clean \
 	series man-patch criu-check criu-measure criu-tree criu-refresh
