@@ -118,15 +118,21 @@ static int open_file(unsigned int flags)
 static char *make_file(void)
 {
 	int fd = open_file(0);
+	char *mem = touched(map(PROT_READ | PROT_WRITE, MAP_SHARED, fd));
 
-	touched(map(PROT_READ | PROT_WRITE, MAP_SHARED, fd));
-	return map(PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd);
+	munmap(mem, SIZE);
+	mem = map(PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd);
+	close(fd);
+	return mem;
 }
 
 static char *make_hugetlb(void)
 {
-	return touched(map(PROT_READ | PROT_WRITE, MAP_SHARED,
-			   open_file(MFD_HUGETLB)));
+	int fd = open_file(MFD_HUGETLB);
+	char *mem = touched(map(PROT_READ | PROT_WRITE, MAP_SHARED, fd));
+
+	close(fd);
+	return mem;
 }
 
 static const struct {
