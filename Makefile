@@ -38,6 +38,10 @@ places:
 neighbours:
 	@scripts/guest/neighbours
 
+## make vmsplice   what do tests say of vmsplice() with patches/vmsplice, and without?
+vmsplice:
+	@scripts/guest/vmsplice
+
 ##
 ## Checks (scripts/checks):
 ## make check-all  every kernel, architecture and configuration; goes on where it was
@@ -82,6 +86,10 @@ bench-folios:
 ## make pvmdump-measure  instructions, of pvmdump and gdb's gcore, to out/pvmdump/
 pvmdump-measure:
 	@scripts/measure/pvmdump-measure
+
+## make bench-vmsplice instructions of vmsplice(), with patches/vmsplice and without
+bench-vmsplice:
+	@scripts/measure/bench-vmsplice
 
 ##
 ## Kernel code (scripts/kernel):
@@ -138,6 +146,4 @@ criu-refresh:
 ## CONFIG=debug or kcsan (test on a kernel with such options), JOBS=n, ACCEL=kvm (instead
 ## of emulation), XDG_CACHE_HOME (where sources and builds are kept).
 
-.PHONY: help demo check test test-pvmdump places neighbours check-all lint mutants coverage \
-	check-headers check-builds check-commits bench bench-folios pvmdump-measure \
-	tree refresh fetch clean series man-patch criu-check criu-measure criu-tree criu-refresh
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
