@@ -59,6 +59,8 @@ static void add_segment(struct image *image, unsigned long long start,
 
 	if (fstat(image->fd, &st) || offset + size > (unsigned long long)st.st_size)
 		errx(2, "the core file is not complete: it ends before %llx", offset + size);
+	if (image->nr && start < image->segments[image->nr - 1].range.end)
+		errx(1, "address %llx is twice in the core file, or out of order", start);
 	image->segments = grow(image->segments, image->nr, sizeof(*image->segments));
 	image->segments[image->nr++] = (struct part){ { start, start + size }, offset };
 }
