@@ -331,12 +331,12 @@ static void thread(void)
 char global_text[] = "in-global";
 char *heap;
 
-static void __attribute__((noinline)) inner(void)
+static __attribute__((noinline)) void inner(void)
 {
 	idle();
 }
 
-static void * __attribute__((noinline)) outer(void *arg)
+static __attribute__((noinline)) void *outer(void *arg)
 {
 	inner();
 	return arg;
