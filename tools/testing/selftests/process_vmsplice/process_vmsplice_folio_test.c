@@ -109,7 +109,8 @@ static bool move(const struct row *w, const struct range *r, bool wanted)
 		size_t ends[] = { at(w, r->spans[i].from), at(w, r->spans[i].to) - 1 };
 
 		for (int j = 0; j < 2; j++)
-			if (can_move(w->pid, w->mem + ends[j] - ends[j] % page_size) != wanted)
+			if (moves(w->pid, w->mem + ends[j] - ends[j] % page_size,
+				  wanted ? 20 : 1) != wanted)
 				return false;
 	}
 	return true;
