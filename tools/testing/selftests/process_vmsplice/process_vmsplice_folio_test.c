@@ -127,7 +127,7 @@ static bool make_anew(const struct row *w, bool by_ptes)
 }
 
 /* Only a page that nobody holds can be moved. What finds no room is given back. */
-TEST_F_TIMEOUT(row, references, TIMEOUT)
+TEST_F_TIMEOUT(row, references, 4 * TIMEOUT)
 {
 	struct row *w = &self->w;
 	size_t lens[MAX_BUFS];
@@ -540,7 +540,7 @@ static void reuse_freed_memory(const struct row *w, int advice)
 	munmap(p, len);
 }
 
-TEST_F_TIMEOUT(row, bytes_stay, TIMEOUT)
+TEST_F_TIMEOUT(row, bytes_stay, 4 * TIMEOUT)
 {
 	static const struct range r = {
 		"parts of two huge pages", 1, { { { 1, 3, 77 }, { 3, -3, -9 } } },
