@@ -66,12 +66,14 @@ static size_t page_size;
 static inline ssize_t pvm(pid_t pid, int fd, const struct iovec *iov,
 			  unsigned long nr_segs, unsigned int flags)
 {
-	ssize_t ret = syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
+	ssize_t ret;
 
+	/* A result that is negative and no error must not look like one. */
+	errno = 0;
+	ret = syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
 	return ret < 0 ? -errno : ret;
 }
 
-/* To be compared with. */
 static inline ssize_t readv_from(pid_t pid, const void *addr, void *buf, size_t len)
 {
 	struct iovec local = { buf, len }, remote = { (void *)addr, len };
