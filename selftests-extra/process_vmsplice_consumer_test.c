@@ -646,6 +646,8 @@ TEST_F_TIMEOUT(gift, file_is_apart, TIMEOUT)
 	END_TARGET();
 	EXPECT_FILE(OLD_BYTES);
 	/* Then the server has said how it went. */
+	close(self->file);
+	self->file = -1;
 	stop_fuse();
 	/* What was read more than once came out of the cache. */
 	EXPECT_EQ(1, given.reads);

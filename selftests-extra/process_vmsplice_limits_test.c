@@ -4,7 +4,8 @@
  * for what is in the pipe. All of it needs root.
  */
 #define _GNU_SOURCE
-#include "pvm_fuse.h"
+#include <sys/mount.h>
+#include "pvm_test.h"
 
 #define PAGES 256
 #define CGROUP "/sys/fs/cgroup/process_vmsplice_"
@@ -25,7 +26,6 @@ FIXTURE_SETUP(limits)
 
 FIXTURE_TEARDOWN(limits)
 {
-	stop_fuse();
 	kill(self->pid, SIGKILL);
 	waitpid(self->pid, NULL, 0);
 	write_file("/sys/fs/cgroup/cgroup.procs", "0");
@@ -157,40 +157,6 @@ TEST_F_TIMEOUT(limits, hole_of_a_full_tmpfs, TIMEOUT)
 	EXPECT_EQ(1, pvm(getpid(), self->wr, &iov, 1, 0));
 	iov.iov_base = mem + page_size;
 	EXPECT_EQ(-EFAULT, pvm(getpid(), self->wr, &iov, 1, 0));
-}
-
-static void reply_with_old_bytes(const struct fuse_in_header *in)
-{
-	const struct fuse_read_in *arg = (const void *)(in + 1);
-	static unsigned char buf[4 * 65536];
-
-	set_pattern(buf, 0, fuse.size, OLD_BYTES);
-	reply(in->unique, 0, buf + arg->offset,
-	      arg->size < fuse.size - arg->offset ? arg->size : fuse.size - arg->offset);
-}
-
-/* SPLICE_F_NONBLOCK does not concern pages of files. */
-TEST_F_TIMEOUT(limits, page_of_a_fuse_file, TIMEOUT)
-{
-	struct iovec iov = { .iov_len = page_size };
-	const char *missing;
-	struct stat st;
-	int fd;
-
-	fuse.size = 4 * page_size;
-	fuse.reply_to_read = reply_with_old_bytes;
-	missing = start_fuse();
-	if (missing)
-		SKIP(return, "%s", missing);
-	fd = open(fuse.path, O_RDONLY);
-	/* Asks for the size. */
-	ASSERT_EQ(0, fstat(fd, &st));
-	iov.iov_base = mmap(NULL, fuse.size, PROT_READ, MAP_PRIVATE, fd, 0);
-	ASSERT_TRUE(iov.iov_base != MAP_FAILED);
-	ASSERT_EQ((ssize_t)page_size, pvm(getpid(), self->wr, &iov, 1, SPLICE_F_NONBLOCK));
-	EXPECT_PIPE(0, page_size, OLD_BYTES);
-	munmap(iov.iov_base, fuse.size);
-	close(fd);
 }
 
 PVM_HARNESS_MAIN

@@ -162,12 +162,12 @@ static const char *start_fuse(void)
 	return pthread_create(&fuse.thread, NULL, server_main, NULL) ? "no thread" : NULL;
 }
 
-/* Whoever waits for the server has an error, and the server reads the end of its device. */
+/* When nobody has the file any more, the server reads the end of its device. */
 static void stop_fuse(void)
 {
 	if (!fuse.thread)
 		return;
-	umount2(fuse.path, MNT_FORCE | MNT_DETACH);
+	umount2(fuse.path, MNT_DETACH);
 	pthread_join(fuse.thread, NULL);
 	fuse.thread = 0;
 	unlink(fuse.path);

@@ -61,6 +61,13 @@ wanted_options() {
 	} | tac | awk -F= '/^CONFIG_/ && !seen[$1]++' | tac
 }
 
+# User-mode Linux has no headers of its own.
+build_kernel() {
+	say "building Linux $(kmake kernelversion) for $arch in $build_dir"
+	kmake "$(basename "$KERNEL_IMAGE")" 2>&1 | tee "$build_dir/make.log"
+	[ -n "${HEADERS_ARCH:-}" ] || kmake headers_install INSTALL_HDR_PATH="$build_dir/usr"
+}
+
 install_headers() {
 	make -s -C "$ksrc" O="$build_dir/$1" ARCH="$1" -j"$jobs" headers_install \
 		INSTALL_HDR_PATH="$build_dir/$1/usr"

@@ -109,7 +109,8 @@ static bool move(const struct row *w, const struct range *r, bool wanted)
 		size_t ends[] = { at(w, r->spans[i].from), at(w, r->spans[i].to) - 1 };
 
 		for (int j = 0; j < 2; j++)
-			if (can_move(w->pid, w->mem + ends[j] - ends[j] % page_size) != wanted)
+			if (moves(w->pid, w->mem + ends[j] - ends[j] % page_size,
+				  wanted ? 20 : 1) != wanted)
 				return false;
 	}
 	return true;
@@ -126,7 +127,7 @@ static bool make_anew(const struct row *w, bool by_ptes)
 }
 
 /* Only a page that nobody holds can be moved. What finds no room is given back. */
-TEST_F_TIMEOUT(row, references, TIMEOUT)
+TEST_F_TIMEOUT(row, references, 4 * TIMEOUT)
 {
 	struct row *w = &self->w;
 	size_t lens[MAX_BUFS];
@@ -539,7 +540,7 @@ static void reuse_freed_memory(const struct row *w, int advice)
 	munmap(p, len);
 }
 
-TEST_F_TIMEOUT(row, bytes_stay, TIMEOUT)
+TEST_F_TIMEOUT(row, bytes_stay, 4 * TIMEOUT)
 {
 	static const struct range r = {
 		"parts of two huge pages", 1, { { { 1, 3, 77 }, { 3, -3, -9 } } },

@@ -7,8 +7,6 @@
 #include <sys/resource.h>
 #include "pvm_test.h"
 
-/* Checks that need neither a target nor, but for one, a pipe. */
-
 TEST(probe)
 {
 	/* With no segments, nothing else is looked at. */
@@ -149,7 +147,7 @@ TEST_F(pipe, no_process)
 TEST_F(pipe, kernel_thread)
 {
 	int fd = open("/proc/2/cmdline", O_RDONLY);
-	char byte = 1;
+	char byte;
 	struct iovec iov = { &byte, 0 };
 
 	if (fd < 0 || read(fd, &byte, 1))

@@ -66,12 +66,14 @@ static size_t page_size;
 static inline ssize_t pvm(pid_t pid, int fd, const struct iovec *iov,
 			  unsigned long nr_segs, unsigned int flags)
 {
-	ssize_t ret = syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
+	ssize_t ret;
 
+	/* A result that is negative and no error must not look like one. */
+	errno = 0;
+	ret = syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
 	return ret < 0 ? -errno : ret;
 }
 
-/* To be compared with. */
 static inline ssize_t readv_from(pid_t pid, const void *addr, void *buf, size_t len)
 {
 	struct iovec local = { buf, len }, remote = { (void *)addr, len };
@@ -94,12 +96,14 @@ static inline void set_pattern(unsigned char *mem, size_t from, size_t to, unsig
 {
 	while (from < to) {
 		uint64_t word = pattern_word(from / sizeof(word), seed);
-		size_t at = from % sizeof(word), n = sizeof(word) - at;
+		size_t at = from % sizeof(word);
 
-		if (n > to - from)
-			n = to - from;
-		memcpy(mem + from, (char *)&word + at, n);
-		from += n;
+		if (!at && to - from >= sizeof(word)) {
+			memcpy(mem + from, &word, sizeof(word));
+			from += sizeof(word);
+		} else {
+			mem[from++] = ((unsigned char *)&word)[at];
+		}
 	}
 }
 
@@ -110,18 +114,19 @@ static inline size_t differs(const unsigned char *buf, size_t from, size_t len,
 	size_t done = 0;
 
 	while (done < len) {
-		uint64_t word = pattern_word((from + done) / sizeof(word), seed);
-		size_t at = (from + done) % sizeof(word), n = sizeof(word) - at;
-		const unsigned char *right = (unsigned char *)&word + at;
+		uint64_t is, word = pattern_word((from + done) / sizeof(word), seed);
+		size_t at = (from + done) % sizeof(word);
 
-		if (n > len - done)
-			n = len - done;
-		if (memcmp(buf + done, right, n)) {
-			while (buf[done] == *right++)
-				done++;
-			break;
+		if (!at && len - done >= sizeof(word)) {
+			memcpy(&is, buf + done, sizeof(is));
+			if (is == word) {
+				done += sizeof(word);
+				continue;
+			}
 		}
-		done += n;
+		if (buf[done] != ((unsigned char *)&word)[at])
+			break;
+		done++;
 	}
 	return done;
 }
@@ -659,18 +664,23 @@ static inline uint64_t page_frame(pid_t pid, const void *addr)
  * To the other node: only a page that nobody holds can go there. One that is about
  * to enter the LRU lists can't, so not always at the first try.
  */
-static inline bool can_move(pid_t pid, void *page)
+static inline bool moves(pid_t pid, void *page, int tries)
 {
 	int was, is, wanted;
 
 	if (syscall(SYS_move_pages, pid, 1, &page, NULL, &was, 0) || was < 0)
 		return false;
 	wanted = !was;
-	for (int i = 0; i < 20; i++)
+	while (tries--)
 		if (!syscall(SYS_move_pages, pid, 1, &page, &wanted, &is,
 			     MPOL_MF_MOVE_ALL) && is == wanted)
 			return true;
 	return false;
+}
+
+static inline bool can_move(pid_t pid, void *page)
+{
+	return moves(pid, page, 20);
 }
 
 /* Nodes 0 and 1, with memory that is for us. */
