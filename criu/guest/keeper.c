@@ -7,11 +7,13 @@
  * which lost, mixed up or tore a page is found out by the very process. A child has
  * some of its memory in common with it, until one of them writes.
  *
- *	keeper MIB [churn|quiet|reserve]
+ *	keeper MIB [churn|quiet|prefork|reserve|vast]
  *
  * SIGUSR1: compare all pages and print "ok" or "bad" and how many.
- * SIGUSR2: stop writing, or go on. churn also maps, unmaps and protects memory; reserve
- * has address space reserved, as runtimes of languages do.
+ * SIGUSR2: stop writing, or go on. SIGHUP: exec the program anew. churn also maps, unmaps
+ * and protects memory; reserve and vast have address space reserved, as runtimes of
+ * languages do, vast more pages than a number of 32 bits can count. prefork is quiet, and has
+ * its memory in common with the child.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -31,6 +33,7 @@
 #define PAGE	4096UL
 #define WORDS	(PAGE / sizeof(uint64_t))
 #define RESERVED	(4UL << 40)
+#define VAST		(20UL << 40)
 
 struct region {
 	const char *name;
@@ -53,14 +56,16 @@ static struct region regions[NR_REGIONS] = {
 	[CHURNED]	= { .name = "churned", .pages = 1024 },
 };
 
-static volatile sig_atomic_t asked, paused;
+static volatile sig_atomic_t asked, paused, renewed;
 
 static void on_signal(int sig)
 {
 	if (sig == SIGUSR1)
 		asked = 1;
-	else
+	else if (sig == SIGUSR2)
 		paused = !paused;
+	else
+		renewed = 1;
 }
 
 static uint64_t next(uint64_t *state)
@@ -238,7 +243,7 @@ static void work(bool churning, uint64_t *state)
 
 static void loop(const char *who, bool writing, bool churning, uint64_t *state)
 {
-	for (;;) {
+	while (!renewed) {
 		if (asked) {
 			asked = 0;
 			report(who);
@@ -253,16 +258,29 @@ static void loop(const char *who, bool writing, bool churning, uint64_t *state)
 	}
 }
 
+static void reserve(size_t size)
+{
+	if (mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		 -1, 0) == MAP_FAILED)
+		err(1, "reserve");
+}
+
 int main(int argc, char **argv)
 {
+	const char *how = argc > 2 ? argv[2] : "";
 	struct sigaction sa = { .sa_handler = on_signal };
 	uint64_t state = 88172645463325252ULL;
 	pid_t child;
 
 	if (argc < 2 || !(regions[ANON].pages = strtoul(argv[1], NULL, 0) << 8))
-		errx(2, "usage: keeper MIB [churn|quiet|reserve]");
+		errx(2, "usage: keeper MIB [churn|quiet|prefork|reserve|vast]");
 	sigaction(SIGUSR1, &sa, NULL);
 	sigaction(SIGUSR2, &sa, NULL);
+	sigaction(SIGHUP, &sa, NULL);
+	if (!strcmp(how, "prefork")) {
+		regions[BEFORE_FORK].pages = regions[ANON].pages;
+		regions[ANON].pages = 256;
+	}
 
 	/* What they have in common, both change later, each its own. */
 	set_up(&regions[BEFORE_FORK], &state);
@@ -271,7 +289,7 @@ int main(int argc, char **argv)
 		err(1, "fork");
 	if (!child) {
 		state ^= 0x5555;
-		for (size_t n = 0; n < regions[BEFORE_FORK].pages; n += 2)
+		for (size_t n = 0; n < 512; n += 2)
 			change_page(&regions[BEFORE_FORK], n, &state);
 		loop("child", false, false, &state);
 	}
@@ -280,12 +298,13 @@ int main(int argc, char **argv)
 		set_up(&regions[i], &state);
 	regions[HIDDEN].prot = PROT_NONE;
 	access_as(&regions[HIDDEN], PROT_NONE);
-	if (argc > 2 && !strcmp(argv[2], "reserve") &&
-	    mmap(NULL, RESERVED, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-		 -1, 0) == MAP_FAILED)
-		err(1, "reserve");
+	if (!strcmp(how, "reserve"))
+		reserve(RESERVED);
+	if (!strcmp(how, "vast"))
+		reserve(VAST);
 	printf("ready: parent %d, child %d\n", getpid(), child);
 	fflush(stdout);
-	loop("parent", argc < 3 || strcmp(argv[2], "quiet"),
-	     argc > 2 && !strcmp(argv[2], "churn"), &state);
+	loop("parent", strcmp(how, "quiet") && strcmp(how, "prefork"), !strcmp(how, "churn"), &state);
+	execv("/proc/self/exe", argv);
+	err(1, "exec");
 }

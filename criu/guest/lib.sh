@@ -48,11 +48,17 @@ criu() {
 	shift 2
 	mkdir -p "$dir"
 	log=$(realpath "$dir")/$action.log
-	if ! "$CRIU" "$action" -D "$dir" -v4 -o "$log" "$@"; then
+	# shellcheck disable=SC2086 # CRIU may be a command and its argument
+	if ! $CRIU "$action" -D "$dir" -v4 -o "$log" "$@"; then
 		echo "# criu $action $*: failed" >&2
 		grep -sE 'Error|Warn' "$log" | tail -n 8 | sed 's/^/#   /' >&2 || :
 		return 1
 	fi
+}
+
+# What has to fail, where set -e sees it.
+fails() {
+	! "$@"
 }
 
 wait_for() {
