@@ -79,21 +79,19 @@ TEST_F(pipe, notification_pipe)
 TEST_F(pipe, bad_iov_array)
 {
 	char *mem = (char *)map_anon(2 * page_size);
-	struct iovec *iov = (struct iovec *)(mem + page_size) - 1;
-	struct iovec local = { mem, 1 };
-	int wanted;
+	struct iovec *iov = (struct iovec *)(mem + page_size) - 1, local;
+	int err;
 
 	ASSERT_EQ(0, mprotect(mem + page_size, page_size, PROT_NONE));
 	/* The last one that can be read, and the first that can't. */
-	*iov = (struct iovec){ mem, 1 };
+	*iov = local = (struct iovec){ mem, 1 };
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, BAD_PTR, 1, 0));
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, iov, 2, 0));
 	EXPECT_EQ(1, pvm(getpid(), self->wr, iov, 1, 0));
 	/* A bad length comes first; but not in 6.1, which copies all before. */
 	iov->iov_len = (size_t)SSIZE_MAX + 1;
-	EXPECT_EQ(-1, process_vm_readv(getpid(), &local, 1, iov, 2, 0));
-	wanted = -errno;
-	EXPECT_EQ(wanted, pvm(NO_PID, self->wr, iov, 2, 0));
+	err = process_vm_readv(getpid(), &local, 1, iov, 2, 0) < 0 ? -errno : 0;
+	EXPECT_EQ(err, pvm(NO_PID, self->wr, iov, 2, 0));
 }
 
 TEST_F(pipe, bad_lengths)
