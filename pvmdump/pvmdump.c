@@ -443,6 +443,18 @@ static int parse_options(struct dump *d, int argc, char **argv)
 	return argc - optind == 2 ? -1 : usage(stderr, 2);
 }
 
+/* A file that is opened must not get the number of one of these. */
+static void open_standard(void)
+{
+	int fd;
+
+	do
+		fd = open("/", O_PATH | O_CLOEXEC);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	struct dump d = { .map.progress = show_search };
@@ -450,6 +462,7 @@ int main(int argc, char **argv)
 
 	if (status >= 0)
 		return status;
+	open_standard();
 	d.pid = parse_pid(argv[optind]);
 	if (!d.pid)
 		errx(2, "not a process id: %s", argv[optind]);
