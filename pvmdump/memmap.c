@@ -487,8 +487,15 @@ int memmap_read(struct memmap *map, pid_t tid, bool all)
 		.tid = tid, .mem = open_proc(tid, "mem"), .pagemap = open_proc(tid, "pagemap"),
 		.all = all, .filter = read_filter(tid), .page = sysconf(_SC_PAGESIZE),
 	};
-	int ret = read_mappings(map, tid);
+	char byte;
+	int ret;
 
+	map->nr = 0;
+	map->bytes = 0;
+	ret = read_mappings(map, tid);
+	/* Without memory, the thread is ending. */
+	if (s.mem >= 0 && !pread(s.mem, &byte, 1, 0))
+		ret = -ESRCH;
 	for (size_t i = 0; i < map->nr && !ret; i++) {
 		struct mapping *m = &map->mappings[i];
 
