@@ -69,12 +69,11 @@ FIXTURE_TEARDOWN(fault)
 TEST_F_TIMEOUT(fault, resolver_reads_the_pipe, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, 3 * page_size);
-	size_t page = PRESENT;
+	size_t page = PRESENT, first = PRESENT;
 
 	ASSERT_EQ(PREFILL_LEN, write(self->wr, PREFILL, PREFILL_LEN));
 	caller_start_faulting(&c, self->uffd);
 	ASSERT_TRUE(drain(self->rd, PREFILL_LEN));
-	EXPECT_EQ(0, in_pipe(self->rd));
 	for (;;) {
 		RESOLVE_PAGE(page);
 		ASSERT_EQ((ssize_t)page_size, read_all(self->rd, self->buf, page_size));
@@ -82,9 +81,15 @@ TEST_F_TIMEOUT(fault, resolver_reads_the_pipe, TIMEOUT)
 					     OLD_BYTES));
 		if (++page == PRESENT + 3)
 			break;
-		ASSERT_TRUE(next_fault(self->uffd));
+		if (next_fault(self->uffd))
+			continue;
+		/* The reader had the pipe's lock, so the count is short. */
+		EXPECT_EQ((ssize_t)((page - first) * page_size), caller_join(&c));
+		first = page;
+		c.iov = RANGE(page * page_size, (PRESENT + 3 - page) * page_size);
+		caller_start_faulting(&c, self->uffd);
 	}
-	EXPECT_EQ((ssize_t)(3 * page_size), caller_join(&c));
+	EXPECT_EQ((ssize_t)((page - first) * page_size), caller_join(&c));
 	EXPECT_EQ(0, in_pipe(self->rd));
 }
 

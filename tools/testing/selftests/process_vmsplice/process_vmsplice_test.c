@@ -83,7 +83,6 @@ TEST_F(pipe, bad_iov_array)
 	int err;
 
 	ASSERT_EQ(0, mprotect(mem + page_size, page_size, PROT_NONE));
-	/* The last one that can be read, and the first that can't. */
 	*iov = local = (struct iovec){ mem, 1 };
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, BAD_PTR, 1, 0));
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, iov, 2, 0));

@@ -546,7 +546,6 @@ static inline void *caller_main(void *arg)
 	return NULL;
 }
 
-/* Returns when the thread is about to call. */
 static inline void caller_start(struct caller *c)
 {
 	c->tid = 0;
@@ -557,7 +556,6 @@ static inline void caller_start(struct caller *c)
 		sched_yield();
 }
 
-/* Until the thread of the call sleeps in it. */
 static inline void wait_until_blocked(struct caller *c)
 {
 	while (thread_state(c->tid) != 'S') {
