@@ -251,7 +251,7 @@ c_files() {
 
 # What was changed to measure it or to break it.
 restore_kernel() {
-	git -C "$(src_dir)" checkout -q -f -- fs/splice.c mm/ksm.c
+	c_files | xargs git -C "$(src_dir)" checkout -q -f --
 }
 
 # A kernel that needs other edits for a commit has them, as a mere diff, in

@@ -14,7 +14,7 @@
  * that as PVM_SEED, and CASES_PER_SPACE cases, the failure is repeated.
  */
 #define _GNU_SOURCE
-#include "pvm_test.h"
+#include "pvm_random.h"
 
 #define DEFAULT_CASES 20000
 #define CASES_PER_SPACE 100
@@ -62,21 +62,6 @@ static void set_seed(uint64_t seed)
 	rng = seed ? seed : 1;
 	for (int i = 0; i < 8; i++)
 		rnd64();
-}
-
-static uint64_t number_from_env(const char *name, uint64_t otherwise)
-{
-	const char *value = getenv(name);
-
-	return value ? strtoull(value, NULL, 0) : otherwise;
-}
-
-static uint64_t any_seed(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	return (uint64_t)now.tv_sec * 1000000007 ^ now.tv_nsec;
 }
 
 /* How memory comes to be. */

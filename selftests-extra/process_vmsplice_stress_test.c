@@ -24,6 +24,7 @@
  */
 #define _GNU_SOURCE
 #include "pvm_ramdisk.h"
+#include "pvm_random.h"
 #include <linux/futex.h>
 
 #define DEFAULT_ROUNDS 5000
@@ -141,21 +142,6 @@ static uint64_t new_rng(uint64_t id)
 	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ULL;
 	x = (x ^ x >> 27) * 0x94d049bb133111ebULL;
 	return (x ^ x >> 31) | 1;
-}
-
-static uint64_t number_from_env(const char *name, uint64_t otherwise)
-{
-	const char *value = getenv(name);
-
-	return value ? strtoull(value, NULL, 0) : otherwise;
-}
-
-static uint64_t any_seed(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	return (uint64_t)now.tv_sec << 20 ^ now.tv_nsec;
 }
 
 /* Stamps. */
@@ -1034,8 +1020,11 @@ TEST_F_TIMEOUT(stress, data_and_memory, NO_TIMEOUT)
 		EXPECT_GE(ALLOWED_GROWTH, after - before);
 	}
 
-	/* Most calls do place something, or all of this says nothing. */
-	EXPECT_LT(rounds / 4, counts.some);
+	/*
+	 * Enough calls insert something, or all of this says nothing: in a short run,
+	 * many find that their target has ended.
+	 */
+	EXPECT_LT(rounds / 16, counts.some);
 	if (rounds < 1000)
 		return;
 	EXPECT_LT(0U, counts.teed);

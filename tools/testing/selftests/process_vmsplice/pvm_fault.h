@@ -170,4 +170,115 @@ static inline int exit_status(pid_t pid)
 	return waitpid(pid, &status, 0) == pid ? status : -1;
 }
 
+/* A target that is paused in one way or another, by the test, and so a caller. */
+#define CGROUP "/sys/fs/cgroup/process_vmsplice_test"
+
+static inline bool write_pid(const char *path, pid_t pid)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", pid);
+	return write_file(path, text);
+}
+
+/* The kernel says so with a notification. */
+static inline bool wait_until_frozen(void)
+{
+	struct pollfd fd = {
+		.fd = open(CGROUP "/cgroup.events", O_RDONLY), .events = POLLPRI,
+	};
+	char text[128] = "";
+
+	while (!strstr(text, "frozen 1")) {
+		ssize_t n = pread(fd.fd, text, sizeof(text) - 1, 0);
+
+		if (n <= 0)
+			break;
+		text[n] = 0;
+		if (strstr(text, "frozen 0"))
+			poll(&fd, 1, -1);
+	}
+	close(fd.fd);
+	return strstr(text, "frozen 1");
+}
+
+static inline bool pause_by_freezer(pid_t pid)
+{
+	return write_pid(CGROUP "/cgroup.procs", pid) &&
+	       write_file(CGROUP "/cgroup.freeze", "1") && wait_until_frozen();
+}
+
+static inline bool resume_by_freezer(pid_t pid)
+{
+	return write_file(CGROUP "/cgroup.freeze", "0");
+}
+
+static inline bool pause_by_signal(pid_t pid)
+{
+	int status;
+
+	return !kill(pid, SIGSTOP) && waitpid(pid, &status, WUNTRACED) == pid &&
+	       WIFSTOPPED(status);
+}
+
+static inline bool resume_by_signal(pid_t pid)
+{
+	return !kill(pid, SIGCONT);
+}
+
+static inline bool pause_by_ptrace(pid_t pid)
+{
+	int status;
+
+	return !ptrace(PTRACE_SEIZE, pid, NULL, NULL) &&
+	       !ptrace(PTRACE_INTERRUPT, pid, NULL, NULL) &&
+	       waitpid(pid, &status, 0) == pid && WIFSTOPPED(status);
+}
+
+static inline bool resume_by_ptrace(pid_t pid)
+{
+	return !ptrace(PTRACE_DETACH, pid, NULL, NULL);
+}
+
+FIXTURE(paused)
+{
+	TARGET_MEMBERS;
+	int uffd;
+	unsigned char *fresh;
+};
+
+FIXTURE_VARIANT(paused)
+{
+	bool (*pause)(pid_t pid);
+	bool (*resume)(pid_t pid);
+};
+
+FIXTURE_VARIANT_ADD(paused, stopped) { pause_by_signal, resume_by_signal };
+FIXTURE_VARIANT_ADD(paused, ptrace_stopped) { pause_by_ptrace, resume_by_ptrace };
+FIXTURE_VARIANT_ADD(paused, frozen) { pause_by_freezer, resume_by_freezer };
+
+FIXTURE_SETUP(paused)
+{
+	if (variant->pause == pause_by_freezer) {
+		if (access("/sys/fs/cgroup/cgroup.procs", W_OK))
+			SKIP(return, "no cgroup v2, or none for us");
+		note_change(undo_create, CGROUP, "");
+		if (mkdir(CGROUP, 0700))
+			SKIP(return, "no new cgroup for us");
+	}
+	self->size = REGION_SIZE;
+	self->mem = map_small(self->size);
+	self->fresh = map_small(self->size);
+	self->pid = start_faulting_target(self->mem, &self->uffd);
+	ASSERT_LT(0, self->pid);
+	OPEN_PIPE();
+}
+
+FIXTURE_TEARDOWN(paused)
+{
+	kill(self->pid, SIGKILL);
+	waitpid(self->pid, NULL, 0);
+	undo_change(undo_create, CGROUP);
+}
+
 #endif
