@@ -354,14 +354,12 @@ static void close_fuse(struct row *w)
 	stop_fuse();
 }
 
-FIXTURE(bytes)
-{
+FIXTURE(bytes) {
 	struct row w;
 	const char *missing;
 };
 
-FIXTURE_VARIANT(bytes)
-{
+FIXTURE_VARIANT(bytes) {
 	const char *(*open)(struct row *w);
 	bool (*take)(struct row *w, size_t len);
 	void (*close)(struct row *w);
@@ -443,8 +441,7 @@ TEST_F_TIMEOUT(bytes, are_right, TIMEOUT)
 	EXPECT_LT(ARRAY_SIZE(ranges) / 3, taken);
 }
 
-FIXTURE(direct)
-{
+FIXTURE(direct) {
 	struct row w;
 };
 
@@ -521,14 +518,12 @@ TEST_F_TIMEOUT(direct, unaligned_o_direct, TIMEOUT)
 }
 
 /* What the target gives: a page of its memory, to a file or to a port. */
-FIXTURE(gift)
-{
+FIXTURE(gift) {
 	TARGET_MEMBERS;
 	int file;
 };
 
-FIXTURE_VARIANT(gift)
-{
+FIXTURE_VARIANT(gift) {
 	bool memfd;
 	bool unmaps;	/* the target, what it has given */
 };
@@ -655,14 +650,12 @@ TEST_F_TIMEOUT(gift, file_is_apart, TIMEOUT)
 	EXPECT_EQ((ssize_t)(sizeof(struct fuse_out_header) + page_size), given.replied);
 }
 
-FIXTURE(port)
-{
+FIXTURE(port) {
 	TARGET_MEMBERS;
 	int in, out;
 };
 
-FIXTURE_VARIANT(port)
-{
+FIXTURE_VARIANT(port) {
 	unsigned int flags;
 	bool huge;
 };

@@ -161,8 +161,7 @@ struct outcome {
 	size_t at;
 };
 
-FIXTURE(differ)
-{
+FIXTURE(differ) {
 	/* All of it: guard, small mappings, guard, THP, hugetlb, guard. */
 	unsigned char *start, *end;
 	unsigned char *small, *thp, *hugetlb;
@@ -1045,9 +1044,7 @@ FIXTURE_SETUP(differ)
 	ASSERT_FALSE(!self->from_pipe || !self->from_readv);
 }
 
-FIXTURE_TEARDOWN(differ)
-{
-}
+FIXTURE_TEARDOWN(differ) {}
 
 TEST_F_TIMEOUT(differ, as_process_vm_readv, NO_TIMEOUT)
 {

@@ -10,8 +10,7 @@
 #define PAGES 256
 #define CGROUP "/sys/fs/cgroup/process_vmsplice_"
 
-FIXTURE(limits)
-{
+FIXTURE(limits) {
 	TARGET_MEMBERS;
 };
 

@@ -244,8 +244,7 @@ static const char *why_no_scenes(void)
 	return NULL;
 }
 
-FIXTURE(perm)
-{
+FIXTURE(perm) {
 	unsigned char *mem;
 };
 
@@ -256,9 +255,7 @@ FIXTURE_SETUP(perm)
 	set_pattern(self->mem, 0, page_size, OLD_BYTES);
 }
 
-FIXTURE_TEARDOWN(perm)
-{
-}
+FIXTURE_TEARDOWN(perm) {}
 
 TEST_F(perm, seccomp)
 {
@@ -619,8 +616,7 @@ static bool copy_program(const char *path)
 #define DIR "/tmp/process_vmsplice_setuid"
 #define PROGRAM DIR "/image"
 
-FIXTURE(setuid)
-{
+FIXTURE(setuid) {
 	struct tally *tally;
 };
 

@@ -121,8 +121,7 @@ TEST(holes_of_a_huge_page)
 #define NR_WRITERS 4
 #define FEW_SLOTS 2
 
-FIXTURE(writers)
-{
+FIXTURE(writers) {
 	TARGET_MEMBERS;
 	struct caller callers[NR_WRITERS];
 	struct iovec iov[NR_WRITERS];
@@ -147,9 +146,7 @@ FIXTURE_SETUP(writers)
 	}
 }
 
-FIXTURE_TEARDOWN(writers)
-{
-}
+FIXTURE_TEARDOWN(writers) {}
 
 /* Read pages until the one of each writer whose bit is set has come, just once. */
 static bool read_pages_of(int rd, unsigned char *buf, unsigned int writers)
@@ -262,8 +259,7 @@ TEST_F_TIMEOUT(writers, pipe_shrinks, TIMEOUT)
 }
 
 /* Others' memory, and the test's own. */
-FIXTURE(memory)
-{
+FIXTURE(memory) {
 	TARGET_MEMBERS;
 };
 
@@ -276,9 +272,7 @@ FIXTURE_SETUP(memory)
 	TELL(WRITE_OLD, 0, self->size);
 }
 
-FIXTURE_TEARDOWN(memory)
-{
-}
+FIXTURE_TEARDOWN(memory) {}
 
 #define RACE_PAGES 2000
 
@@ -475,14 +469,12 @@ TEST_F_TIMEOUT(memory, exec_again_and_again, TIMEOUT)
  * No bytes of the parent's may come out. The time between the two is short;
  * scripts/checks/mutants makes it long.
  */
-FIXTURE(last_owner)
-{
+FIXTURE(last_owner) {
 	unsigned char *mem;
 	size_t size;
 };
 
-FIXTURE_VARIANT(last_owner)
-{
+FIXTURE_VARIANT(last_owner) {
 	bool hugetlb;
 };
 
@@ -503,9 +495,7 @@ FIXTURE_SETUP(last_owner)
 		SKIP(return, "the kernel has no such memory");
 }
 
-FIXTURE_TEARDOWN(last_owner)
-{
-}
+FIXTURE_TEARDOWN(last_owner) {}
 
 /* 0 if the call got nothing, or what the memory was at the time of fork(). */
 static int give_away_during_a_call(unsigned char *mem, size_t size, int parent, bool late)

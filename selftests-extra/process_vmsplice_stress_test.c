@@ -885,8 +885,7 @@ static long settled_memory(void)
 
 /* Swapping, to a RAM disk that no one uses; merging. */
 
-FIXTURE(stress)
-{
+FIXTURE(stress) {
 	bool swap;
 	uint64_t seed;
 };

@@ -10,15 +10,13 @@
 
 #define NR_RANGES 12
 
-FIXTURE(fail)
-{
+FIXTURE(fail) {
 	TARGET_MEMBERS;
 	int fail_nth;
 	struct iovec iov[NR_RANGES];
 };
 
-FIXTURE_VARIANT(fail)
-{
+FIXTURE_VARIANT(fail) {
 	bool shared, untouched;
 	/* More than the iovecs that fit on the kernel's stack. */
 	unsigned long nr_segs;
@@ -74,9 +72,7 @@ FIXTURE_SETUP(fail)
 	}
 }
 
-FIXTURE_TEARDOWN(fail)
-{
-}
+FIXTURE_TEARDOWN(fail) {}
 
 /* Let the nth allocation of what this thread does next fail. */
 static bool let_fail(int fail_nth, int nth)

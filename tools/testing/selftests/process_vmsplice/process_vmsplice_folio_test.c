@@ -11,13 +11,11 @@
 #define MEDIUM_SIZE 65536
 
 /* What goes where: on a row of a few huge pages. */
-FIXTURE(row)
-{
+FIXTURE(row) {
 	struct row w;
 };
 
-FIXTURE_VARIANT(row)
-{
+FIXTURE_VARIANT(row) {
 	bool by_ptes;
 };
 
@@ -29,9 +27,7 @@ FIXTURE_SETUP(row)
 	START_ROW(return, &self->w, NR_HUGE, variant->by_ptes);
 }
 
-FIXTURE_TEARDOWN(row)
-{
-}
+FIXTURE_TEARDOWN(row) {}
 
 TEST_F_TIMEOUT(row, few_buffers, TIMEOUT)
 {
@@ -154,13 +150,11 @@ TEST_F_TIMEOUT(row, references, 4 * TIMEOUT)
 }
 
 /* As many huge pages as the pipe has slots, and one. */
-FIXTURE(slots)
-{
+FIXTURE(slots) {
 	struct row w;
 };
 
-FIXTURE_VARIANT(slots)
-{
+FIXTURE_VARIANT(slots) {
 	bool by_ptes;
 };
 
@@ -172,9 +166,7 @@ FIXTURE_SETUP(slots)
 	START_ROW(return, &self->w, SLOTS + 1, variant->by_ptes);
 }
 
-FIXTURE_TEARDOWN(slots)
-{
-}
+FIXTURE_TEARDOWN(slots) {}
 
 /* Put into the pipe what has room there, from so many bytes after the first huge page. */
 #define PLACE_FROM(skip, flags) PLACE(w->huge + (skip), w->nr_huge * w->huge - (skip), flags)
@@ -388,13 +380,11 @@ TEST_F_TIMEOUT(row, folios_of_64k, TIMEOUT)
  * Pages of one folio, of which some ('#') are exclusive to the target, and others were
  * left by fork(): these are copied, each into a buffer of its own.
  */
-FIXTURE(runs)
-{
+FIXTURE(runs) {
 	struct row w;
 };
 
-FIXTURE_VARIANT(runs)
-{
+FIXTURE_VARIANT(runs) {
 	const char *pages;
 	bool by_ptes;
 	bool by_writing;	/* to those that are exclusive, when the child is gone */
@@ -420,9 +410,7 @@ FIXTURE_SETUP(runs)
 	ASSERT_TRUE(renew_pipe(&self->w, MAX_BUFS));
 }
 
-FIXTURE_TEARDOWN(runs)
-{
-}
+FIXTURE_TEARDOWN(runs) {}
 
 /* A command for each of the pages that are exclusive. */
 static bool tell_pages(const struct row *w, const char *pages, enum op op)

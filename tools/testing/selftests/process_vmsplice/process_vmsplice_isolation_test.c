@@ -468,13 +468,11 @@ static void end_world(struct world *w)
 	}								\
 } while (0)
 
-FIXTURE(cell)
-{
+FIXTURE(cell) {
 	struct world w;
 };
 
-FIXTURE_VARIANT(cell)
-{
+FIXTURE_VARIANT(cell) {
 	const struct backing *backing;
 	const struct step *event;
 	bool live;
@@ -593,13 +591,11 @@ ROW(swapped,        LIVE, ALONE, ALONE, OLD, OLD, OLD, OLD, OLD, NO_FILE, OLD, O
 ROW(swapped_cow,    OLD,  OLD,   OLD,   OLD, OLD, OLD, OLD, OLD, NO_FILE, OLD, OLD,   OLD, OLD);
 
 /* Apart from the table: memory of the target that changes no more. */
-FIXTURE(memory)
-{
+FIXTURE(memory) {
 	struct world w;
 };
 
-FIXTURE_VARIANT(memory)
-{
+FIXTURE_VARIANT(memory) {
 	const struct backing *backing;
 };
 
@@ -707,14 +703,12 @@ TEST_F_TIMEOUT(memory, poisoned_while_another_is_held, TIMEOUT)
 /* Memory that is poisoned when it is in the pipe already, and who reads it. */
 enum consumer { BY_READ, BY_VMSPLICE, TO_FILE, TO_SOCKET, BY_TEE };
 
-FIXTURE(poison)
-{
+FIXTURE(poison) {
 	struct world w;
 	int out[2];
 };
 
-FIXTURE_VARIANT(poison)
-{
+FIXTURE_VARIANT(poison) {
 	const struct backing *backing;
 	enum consumer consumer;
 	size_t good;	/* pages that come before the error */
@@ -821,13 +815,11 @@ BACKING(mthp_freed, MEDIUM, STEPS({ A, FORK }, { A, HUGE_PAGES }, { A, WRITE_OLD
 				  { B, MERGE }, { B, WRITE_OLD }),
 	.set = KPF_ANON | KPF_THP, .pmd = BY_PTES);
 
-FIXTURE(merge)
-{
+FIXTURE(merge) {
 	struct world w;
 };
 
-FIXTURE_VARIANT(merge)
-{
+FIXTURE_VARIANT(merge) {
 	const struct backing *backing;
 	bool own_vmsplice;
 };

@@ -22,14 +22,12 @@ static void count_signal(int sig)
 }
 
 /* A caller that has met a fault. Its target is a child, or the test itself. */
-FIXTURE(fault)
-{
+FIXTURE(fault) {
 	TARGET_MEMBERS;
 	int uffd;
 };
 
-FIXTURE_VARIANT(fault)
-{
+FIXTURE_VARIANT(fault) {
 	bool own;
 };
 
@@ -55,9 +53,7 @@ FIXTURE_SETUP(fault)
 	handle_signal(SIGPIPE, count_signal, 0);
 }
 
-FIXTURE_TEARDOWN(fault)
-{
-}
+FIXTURE_TEARDOWN(fault) {}
 
 #define RESOLVE() ASSERT_TRUE(resolve(self->uffd, self->mem))
 #define RESOLVE_PAGE(page) ASSERT_TRUE(resolve_page(self->uffd, self->mem, page))
@@ -494,8 +490,7 @@ TEST_F_TIMEOUT(paused, target, TIMEOUT)
 
 /* Targets that come, go and change. */
 
-FIXTURE(going)
-{
+FIXTURE(going) {
 	TARGET_MEMBERS;
 	int pipe[2];	/* for them to say something */
 };

@@ -33,8 +33,7 @@ TEST(too_many_segments)
 	EXPECT_EQ(-EBADF, pvm(NO_PID, -1, BAD_PTR, 1024, 0));
 }
 
-FIXTURE(pipe)
-{
+FIXTURE(pipe) {
 	int rd, wr;
 };
 
@@ -43,9 +42,7 @@ FIXTURE_SETUP(pipe)
 	ASSERT_TRUE(open_pipe(&self->rd, &self->wr, 0));
 }
 
-FIXTURE_TEARDOWN(pipe)
-{
-}
+FIXTURE_TEARDOWN(pipe) {}
 
 TEST_F(pipe, bad_fd)
 {
@@ -156,8 +153,7 @@ TEST_F(pipe, kernel_thread)
 	EXPECT_EQ(-ESRCH, pvm(2, self->wr, &iov, 1, 0));
 }
 
-FIXTURE(target)
-{
+FIXTURE(target) {
 	TARGET_MEMBERS;
 };
 
@@ -170,9 +166,7 @@ FIXTURE_SETUP(target)
 	TELL(WRITE_OLD, 0, self->size);
 }
 
-FIXTURE_TEARDOWN(target)
-{
-}
+FIXTURE_TEARDOWN(target) {}
 
 TEST_F_TIMEOUT(target, flags, TIMEOUT)
 {
@@ -324,13 +318,11 @@ TEST_F_TIMEOUT(target, no_limit_of_locked_memory, TIMEOUT)
 }
 
 /* What can't be read ends the call at the page where it starts. */
-FIXTURE(hole)
-{
+FIXTURE(hole) {
 	TARGET_MEMBERS;
 };
 
-FIXTURE_VARIANT(hole)
-{
+FIXTURE_VARIANT(hole) {
 	enum op make;
 	bool in_file;
 };
@@ -374,9 +366,7 @@ FIXTURE_SETUP(hole)
 		SKIP(return, "this kernel makes no such hole");
 }
 
-FIXTURE_TEARDOWN(hole)
-{
-}
+FIXTURE_TEARDOWN(hole) {}
 
 TEST_F_TIMEOUT(hole, in_a_segment, TIMEOUT)
 {
@@ -725,13 +715,11 @@ TEST_F_TIMEOUT(target, fifo, TIMEOUT)
 }
 
 /* A shared page is live wherever the pipe's reader has put it, until somebody reads it. */
-FIXTURE(live)
-{
+FIXTURE(live) {
 	TARGET_MEMBERS;
 };
 
-FIXTURE_VARIANT(live)
-{
+FIXTURE_VARIANT(live) {
 	bool to_socket, by_tee;
 };
 
@@ -748,9 +736,7 @@ FIXTURE_SETUP(live)
 	TELL(WRITE_OLD, 0, self->size);
 }
 
-FIXTURE_TEARDOWN(live)
-{
-}
+FIXTURE_TEARDOWN(live) {}
 
 TEST_F_TIMEOUT(live, until_it_is_consumed, TIMEOUT)
 {
@@ -770,8 +756,7 @@ TEST_F_TIMEOUT(live, until_it_is_consumed, TIMEOUT)
  * The rule of sharing, seen from outside: what the target writes after the call shows
  * in the pipe if the page is shared, and does not if it was copied.
  */
-FIXTURE(backing)
-{
+FIXTURE(backing) {
 	TARGET_MEMBERS;
 };
 
@@ -780,8 +765,7 @@ enum backing {
 	HUGE_PAGE, HUGE_PAGE_SPLIT, HUGETLB,
 };
 
-FIXTURE_VARIANT(backing)
-{
+FIXTURE_VARIANT(backing) {
 	enum backing backing;
 	bool shared;
 };
@@ -851,9 +835,7 @@ FIXTURE_SETUP(backing)
 	}
 }
 
-FIXTURE_TEARDOWN(backing)
-{
-}
+FIXTURE_TEARDOWN(backing) {}
 
 TEST_F_TIMEOUT(backing, later_writes, TIMEOUT)
 {

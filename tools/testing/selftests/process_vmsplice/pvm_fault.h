@@ -240,15 +240,13 @@ static inline bool resume_by_ptrace(pid_t pid)
 	return !ptrace(PTRACE_DETACH, pid, NULL, NULL);
 }
 
-FIXTURE(paused)
-{
+FIXTURE(paused) {
 	TARGET_MEMBERS;
 	int uffd;
 	unsigned char *fresh;
 };
 
-FIXTURE_VARIANT(paused)
-{
+FIXTURE_VARIANT(paused) {
 	bool (*pause)(pid_t pid);
 	bool (*resume)(pid_t pid);
 };
