@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * All who take buffers out of a pipe get the right bytes of those that process_vmsplice()
- * has put there, at whatever byte a buffer of several pages starts, ends or is cut in two;
- * and those that take pages for their own (SPLICE_F_GIFT: FUSE, for the page cache of its
- * files, and the ports of virtio-console) take none that the target still maps.
+ * All consumers of a pipe get the right bytes of the buffers that
+ * process_vmsplice() has inserted, at whatever byte a buffer of several pages
+ * starts, ends or is cut in two; and those that take pages over (SPLICE_F_GIFT:
+ * FUSE, for the page cache of its files, and the ports of virtio-console) take
+ * none that the target still maps.
  *
- * The guest of vmtest.sh has two ports, known by their names, and what goes out at the
- * first comes in at the second. While nobody reads there, pages wait in the queue of the
- * first.
+ * The guest of vmtest.sh has two ports, known by their names, and what goes out
+ * at the first comes in at the second. While nobody reads there, pages wait in
+ * the queue of the first.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -20,10 +21,10 @@
 
 #define DIRECT_DEVICE "/dev/ram1"
 
-/* Of the consumer: where data goes in, and where it comes out again. */
-static int sink = -1, source = -1;
+/* Of the consumer: where the test sends data, and where it gets it back. */
+static int dest = -1, source = -1;
 
-/* So long are the parts in which the consumers take what is in the pipe. */
+/* The lengths of the parts in which the consumers take what is in the pipe. */
 static const size_t parts[] = { 1, 4095, 7, 10007, 300007 };
 
 static size_t part(unsigned int i, size_t left)
@@ -33,7 +34,7 @@ static size_t part(unsigned int i, size_t left)
 	return len < left ? len : left;
 }
 
-/* From a pipe to where off says, or to the place where the file is. */
+/* From a pipe to the offset off, or to the file's own. */
 static bool splice_all(int rd, int fd, loff_t *off, size_t len)
 {
 	for (unsigned int i = 0; len; i++) {
@@ -49,8 +50,9 @@ static bool splice_all(int rd, int fd, loff_t *off, size_t len)
 }
 
 /*
- * The consumers. One function makes what is needed, or says why it can't; the other
- * takes so many bytes out of the pipe, and puts what has arrived into the buffer.
+ * The consumers. One function makes what is needed, or says why it can't; the
+ * other takes so many bytes out of the pipe, and stores what has arrived in the
+ * buffer.
  */
 
 static const char *no_preparation(struct row *w)
@@ -92,16 +94,16 @@ static bool take_to_user(struct row *w, size_t len)
 
 static const char *open_tmpfs(struct row *w)
 {
-	sink = memfd_create("file", 0);
-	return sink < 0 ? "no memfd_create()" : NULL;
+	dest = memfd_create("file", 0);
+	return dest < 0 ? "no memfd_create()" : NULL;
 }
 
 static bool take_to_file(struct row *w, size_t len)
 {
 	loff_t start = 12345, off = start;
 
-	return splice_all(w->rd, sink, &off, len) && off == start + (loff_t)len &&
-	       pread(sink, w->buf, len, start) == (ssize_t)len;
+	return splice_all(w->rd, dest, &off, len) && off == start + (loff_t)len &&
+	       pread(dest, w->buf, len, start) == (ssize_t)len;
 }
 
 /* A thread, as a socket does not hold a whole range. */
@@ -128,10 +130,10 @@ static bool take_to_socket(struct row *w, size_t len)
 
 	if (pthread_create(&r.thread, NULL, reader_main, &r))
 		return false;
-	ok = splice_all(w->rd, sink, NULL, len);
-	/* Then the reader must not wait for the rest. */
+	ok = splice_all(w->rd, dest, NULL, len);
+	/* Or the reader would wait for the rest. */
 	if (!ok)
-		shutdown(sink, SHUT_RDWR);
+		shutdown(dest, SHUT_RDWR);
 	pthread_join(r.thread, NULL);
 	return ok && r.got == (ssize_t)len;
 }
@@ -142,7 +144,7 @@ static const char *open_unix(struct row *w)
 
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, sv))
 		return "no Unix sockets";
-	sink = sv[0];
+	dest = sv[0];
 	source = sv[1];
 	return NULL;
 }
@@ -171,11 +173,11 @@ static const char *open_tcp(struct row *w)
 
 	set_loopback_up();
 	server = socket(AF_INET, SOCK_STREAM, 0);
-	sink = socket(AF_INET, SOCK_STREAM, 0);
-	if (server < 0 || sink < 0)
+	dest = socket(AF_INET, SOCK_STREAM, 0);
+	if (server < 0 || dest < 0)
 		return "no IPv4";
 	if (bind(server, name, len) || listen(server, 1) || getsockname(server, name, &len) ||
-	    connect(sink, name, len))
+	    connect(dest, name, len))
 		return "no loopback interface";
 	source = accept(server, NULL, NULL);
 	close(server);
@@ -184,18 +186,18 @@ static const char *open_tcp(struct row *w)
 
 static const char *open_null(struct row *w)
 {
-	sink = open("/dev/null", O_WRONLY);
-	return sink < 0 ? "no /dev/null" : NULL;
+	dest = open("/dev/null", O_WRONLY);
+	return dest < 0 ? "no /dev/null" : NULL;
 }
 
 static bool take_to_null(struct row *w, size_t len)
 {
-	return splice_all(w->rd, sink, NULL, len);
+	return splice_all(w->rd, dest, NULL, len);
 }
 
 static const char *open_second_pipe(struct row *w)
 {
-	return open_pipe(&source, &sink, 32) ? NULL : "no further pipe";
+	return open_pipe(&source, &dest, 32) ? NULL : "no further pipe";
 }
 
 /* The copy is cut off within a page; both must be right up to there. */
@@ -205,7 +207,7 @@ static bool take_by_tee(struct row *w, size_t len)
 	unsigned char *copy = malloc(most);
 	bool ok;
 
-	ok = tee(w->rd, sink, most, SPLICE_F_NONBLOCK) == (ssize_t)most &&
+	ok = tee(w->rd, dest, most, SPLICE_F_NONBLOCK) == (ssize_t)most &&
 	     in_pipe(source) == (int)most && in_pipe(w->rd) == (int)len &&
 	     read_all(w->rd, w->buf, len) == (ssize_t)len &&
 	     read_all(source, copy, most) == (ssize_t)most && !memcmp(copy, w->buf, most);
@@ -220,7 +222,7 @@ static bool take_by_two_pipes(struct row *w, size_t len)
 	size_t moved = 0;
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(cuts) && moved + cuts[i] < len; i++) {
-		ssize_t n = splice(w->rd, NULL, sink, NULL, cuts[i], SPLICE_F_NONBLOCK);
+		ssize_t n = splice(w->rd, NULL, dest, NULL, cuts[i], SPLICE_F_NONBLOCK);
 
 		if (n != (ssize_t)cuts[i])
 			return false;
@@ -231,7 +233,7 @@ static bool take_by_two_pipes(struct row *w, size_t len)
 	       read_all(source, w->buf, moved) == (ssize_t)moved;
 }
 
-/* So much is written at a time: it ends within a page, but not within a sector. */
+/* The bytes of one write: they end within a page, but not within a sector. */
 #define WINDOW ((1UL << 20) + 3 * SECTOR)
 #define DIRECT_SIZE (2UL << 20)
 
@@ -239,11 +241,11 @@ static const char *open_direct(struct row *w)
 {
 	int sector;
 
-	sink = borrow_ramdisk(DIRECT_DEVICE, O_DIRECT);
-	if (sink < 0)
+	dest = borrow_ramdisk(DIRECT_DEVICE, O_DIRECT);
+	if (dest < 0)
 		return "no blank " DIRECT_DEVICE ", or not root";
 	source = -1;
-	return ioctl(sink, BLKSSZGET, &sector) || sector != SECTOR ?
+	return ioctl(dest, BLKSSZGET, &sector) || sector != SECTOR ?
 	       "the ramdisk has sectors of another size" : NULL;
 }
 
@@ -254,9 +256,9 @@ static bool take_to_disk(struct row *w, size_t len)
 	while (done < len) {
 		size_t want = len - done < WINDOW ? len - done : WINDOW;
 		loff_t off = SECTOR;
-		ssize_t n = splice(w->rd, NULL, sink, &off, want, SPLICE_F_NONBLOCK);
+		ssize_t n = splice(w->rd, NULL, dest, &off, want, SPLICE_F_NONBLOCK);
 
-		if (n <= 0 || pread(sink, w->buf + done, n, SECTOR) != n)
+		if (n <= 0 || pread(dest, w->buf + done, n, SECTOR) != n)
 			return false;
 		done += n;
 	}
@@ -265,15 +267,15 @@ static bool take_to_disk(struct row *w, size_t len)
 
 static void close_direct(struct row *w)
 {
-	if (sink > 0)
-		close(sink);
+	if (dest > 0)
+		close(dest);
 	release_ramdisk(DIRECT_DEVICE);
 }
 
 /*
- * The file is the bytes of the pipe, read from the first to the last. All that is there
- * goes through yet another pipe behind the header of each reply, so that the device cuts
- * off its part, which ends anywhere in a buffer.
+ * The file is the bytes of the pipe, read from the first to the last. All that
+ * is there goes through yet another pipe behind the header of each reply, so
+ * that the device cuts off its part, which ends anywhere in a buffer.
  */
 static struct {
 	int rd;			/* of the pipe with what is left */
@@ -411,6 +413,7 @@ static bool is_aligned(const struct row *w, const struct range *r, size_t align)
 	return !rest;
 }
 
+/* Assert that each consumer gets the right bytes of each range. */
 TEST_F_TIMEOUT(bytes, are_right, TIMEOUT)
 {
 	struct row *w = &self->w;
@@ -425,8 +428,8 @@ TEST_F_TIMEOUT(bytes, are_right, TIMEOUT)
 		if (!is_aligned(w, r, variant->align))
 			continue;
 		memset(w->buf, 0, len);
-		ASSERT_EQ((ssize_t)len, place(w, r, 0)) {
-			TH_LOG("placing: %s", r->name);
+		ASSERT_EQ((ssize_t)len, insert(w, r, 0)) {
+			TH_LOG("inserting: %s", r->name);
 		}
 		ASSERT_TRUE(variant->take(w, len)) {
 			TH_LOG("taking: %s: %s", r->name, strerror(errno));
@@ -455,11 +458,11 @@ FIXTURE_TEARDOWN(direct)
 	close_direct(&self->w);
 }
 
-/* Into a file with O_DIRECT go whole sectors, or nothing: just as from vmsplice(). */
+/* A file with O_DIRECT takes whole sectors, or nothing. */
 static ssize_t splice_direct(const struct row *w, int rd, size_t len)
 {
 	loff_t off = 0;
-	ssize_t ret = splice(rd, NULL, sink, &off, len, SPLICE_F_NONBLOCK);
+	ssize_t ret = splice(rd, NULL, dest, &off, len, SPLICE_F_NONBLOCK);
 
 	return ret < 0 ? -errno : ret;
 }
@@ -480,6 +483,7 @@ static ssize_t vmsplice_direct(const struct row *w, size_t from, size_t len)
 	return ret;
 }
 
+/* Assert that O_DIRECT takes what it takes from vmsplice(). */
 TEST_F_TIMEOUT(direct, unaligned_o_direct, TIMEOUT)
 {
 	static const struct {
@@ -505,11 +509,11 @@ TEST_F_TIMEOUT(direct, unaligned_o_direct, TIMEOUT)
 		EXPECT_EQ(theirs, ret);
 		failed += ret == -EINVAL;
 		if (ret < 0) {
-			/* Then it is all in the pipe still. */
+			/* The pipe still has it all. */
 			ASSERT_EQ((ssize_t)len, read_all(w->rd, w->buf, len));
 			EXPECT_EQ(len, differs(w->buf, from, len, OLD_BYTES));
 		} else {
-			ASSERT_EQ((ssize_t)DIRECT_SIZE, pread(sink, w->buf, DIRECT_SIZE, 0));
+			ASSERT_EQ((ssize_t)DIRECT_SIZE, pread(dest, w->buf, DIRECT_SIZE, 0));
 			EXPECT_EQ((size_t)ret, differs(w->buf, from, ret, OLD_BYTES));
 		}
 	}
@@ -539,7 +543,7 @@ static struct {
 	pid_t pid;
 	int ctl, rd, wr, reads;
 	bool unmaps;
-	ssize_t placed, replied;
+	ssize_t inserted, replied;
 } given;
 
 /* The page goes from the target to the file without a copy in the server. */
@@ -552,13 +556,13 @@ static void give_a_page(const struct fuse_in_header *in)
 	given.reads++;
 	if (write(given.wr, &header, sizeof(header)) != sizeof(header))
 		return;
-	given.placed = pvm(given.pid, given.wr, &given.page, 1, SPLICE_F_GIFT);
-	if (given.placed == (ssize_t)page_size && given.unmaps)
+	given.inserted = pvm(given.pid, given.wr, &given.page, 1, SPLICE_F_GIFT);
+	if (given.inserted == (ssize_t)page_size && given.unmaps)
 		command(given.ctl, UNMAP, 0, page_size);
-	if (given.placed == (ssize_t)page_size)
+	if (given.inserted == (ssize_t)page_size)
 		given.replied = splice(given.rd, NULL, fuse.dev, NULL, header.len,
 				       SPLICE_F_MOVE);
-	/* Then the reader must not wait for the data. */
+	/* Or the reader would wait for the data. */
 	if (given.replied != (ssize_t)header.len)
 		reply(in->unique, -EIO, NULL, 0);
 }
@@ -622,6 +626,7 @@ static uint64_t file_frame(int fd)
 	return frame;
 }
 
+/* Assert that a file of FUSE shares no page with the target that gave it. */
 TEST_F_TIMEOUT(gift, file_is_apart, TIMEOUT)
 {
 	uint64_t was = page_frame(self->pid, self->mem), frame;
@@ -640,13 +645,13 @@ TEST_F_TIMEOUT(gift, file_is_apart, TIMEOUT)
 	/* Nor is the page of the file freed when those of the target are. */
 	END_TARGET();
 	EXPECT_FILE(OLD_BYTES);
-	/* Then the server has said how it went. */
+	/* After this, the server has reported how it went. */
 	close(self->file);
 	self->file = -1;
 	stop_fuse();
-	/* What was read more than once came out of the cache. */
+	/* All but the first read came out of the cache. */
 	EXPECT_EQ(1, given.reads);
-	EXPECT_EQ((ssize_t)page_size, given.placed);
+	EXPECT_EQ((ssize_t)page_size, given.inserted);
 	EXPECT_EQ((ssize_t)(sizeof(struct fuse_out_header) + page_size), given.replied);
 }
 
@@ -665,7 +670,7 @@ FIXTURE_VARIANT_ADD(port, lent) { .flags = 0 };
 /* In one buffer, of which the port maps only a page at a time. */
 FIXTURE_VARIANT_ADD(port, huge_page) { .flags = 0, .huge = true };
 
-/* Others' ports lead to who knows whom: a guest's agent, say. */
+/* The ports of others may lead anywhere: to a guest's agent, say. */
 #define PORT_NAME "org.kernel.process_vmsplice."
 
 static int open_port(const char *end, int flags)
@@ -762,11 +767,12 @@ static size_t receive_from_port(int in, unsigned char *buf, size_t len)
 	return done;
 }
 
+/* Assert that a port sends no byte that the target writes later. */
 TEST_F_TIMEOUT(port, later_writes_are_not_sent, TIMEOUT)
 {
 	struct iovec iov = { self->mem, self->size };
 	uint64_t frame = page_frame(self->pid, self->mem);
-	ssize_t placed;
+	ssize_t inserted;
 	size_t sent;
 
 	if (self->out < 0 || self->in < 0)
@@ -774,13 +780,13 @@ TEST_F_TIMEOUT(port, later_writes_are_not_sent, TIMEOUT)
 	if (variant->huge && !huge_bytes(self->pid, self->mem, self->size))
 		SKIP(return, "no huge page");
 	ASSERT_LE(0, fcntl(self->wr, F_SETPIPE_SZ, self->size));
-	placed = pvm(self->pid, self->wr, &iov, 1, variant->flags);
-	ASSERT_EQ((ssize_t)self->size, placed);
-	sent = send_to_port(self->rd, self->out, placed);
+	inserted = pvm(self->pid, self->wr, &iov, 1, variant->flags);
+	ASSERT_EQ((ssize_t)self->size, inserted);
+	sent = send_to_port(self->rd, self->out, inserted);
 	ASSERT_LT(0U, sent) {
 		TH_LOG("has the host opened the port?");
 	}
-	/* Some of it was taken by the host, and more waits in the queue. */
+	/* The host has taken some of it, and more waits in the queue. */
 	ASSERT_LT(64 * page_size, sent);
 
 	TELL(WRITE_NEW, 0, self->size);

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A differential test: on random address spaces and random ranges, process_vmsplice()
- * takes the bytes that process_vm_readv() reads, and stops where that stops, or where
- * the pipe is full. It changes nothing in the target.
+ * A differential test: on random address spaces and random ranges,
+ * process_vmsplice() takes the bytes that process_vm_readv() reads, and stops
+ * where that stops, or where the pipe is full. It changes nothing in the
+ * target.
  *
- * process_vm_readv() can be compared with: what it reads of a range ends exactly at the
- * first page that can't be read. That is so although it takes many pages at once, as it
- * copies those before such a page and fails only when it starts at one. All else that
- * the result depends on is in a small model, predict().
+ * process_vm_readv() can be compared with: what it reads of a range ends
+ * exactly at the first page that can't be read. That is so although it takes
+ * many pages at once, as it copies those before such a page and fails only when
+ * it starts at one. All else that the result depends on is in a small model,
+ * predict().
  *
- * PVM_CASES in the environment is the number of cases, PVM_SEED the number that the first
- * address space is made from. A failure prints the seed of its own address space: with
- * that as PVM_SEED, and CASES_PER_SPACE cases, the failure is repeated.
+ * PVM_CASES in the environment is the number of cases, PVM_SEED the number that
+ * the first address space is made from. A failure prints the seed of its own
+ * address space: with that as PVM_SEED, and CASES_PER_SPACE cases, the failure
+ * is repeated.
  */
 #define _GNU_SOURCE
 #include "pvm_random.h"
@@ -173,7 +176,7 @@ FIXTURE(differ) {
 	struct space space;
 	struct test_case tc;
 	/* How often a result was of some kind: all of them shall occur. */
-	size_t whole, short_by_hole, short_by_room, nr_efault, nr_eagain;
+	size_t whole, short_by_hole, short_by_slots, nr_efault, nr_eagain;
 	size_t nr_einval, nr_zero, with_thp, with_hugetlb;
 };
 
@@ -251,8 +254,8 @@ static void *try_map(const struct map *map, int file)
 }
 
 /*
- * Too few huge pages is no error, and neither is an address where memory can't be shared:
- * where the mapping would be is a hole then.
+ * Too few huge pages is no error, and neither is an address where memory can't
+ * be shared: where the mapping would be is a hole then.
  */
 static bool may_fail(enum source source, int error)
 {
@@ -670,7 +673,7 @@ static void random_case(SELF *self)
 	random_pipe(self);
 	tc->read_first = one_in(2);
 	tc->nonblock_fd = false;
-	/* It would wait for room, and no one makes any. */
+	/* It would wait for a free slot, and nobody reads. */
 	if (tc->used == tc->pipe->slots && !(tc->flags & SPLICE_F_NONBLOCK)) {
 		tc->nonblock_fd = one_in(2);
 		if (!tc->nonblock_fd)
@@ -703,13 +706,13 @@ static bool is_aligned(const struct test_case *tc)
 }
 
 /*
- * How many of the first limit bytes find room in so many slots, if each part of a page
- * takes one. A kernel that puts neighbouring pages of a huge page into one slot may
- * find room for more, but only there.
+ * How many of the first limit bytes fit into so many slots, if each part of a
+ * page takes one. More may fit in only where a kernel inserts neighbouring
+ * pages of a huge page into one slot.
  */
 static size_t fit_in_slots(const struct test_case *tc, size_t limit, int slots)
 {
-	size_t placed = 0;
+	size_t inserted = 0;
 
 	for (unsigned long i = 0; i < tc->nr_segs; i++) {
 		uintptr_t addr = (uintptr_t)tc->iov[i].iov_base;
@@ -720,16 +723,16 @@ static size_t fit_in_slots(const struct test_case *tc, size_t limit, int slots)
 
 			if (part > left)
 				part = left;
-			if (part > limit - placed)
-				part = limit - placed;
+			if (part > limit - inserted)
+				part = limit - inserted;
 			if (!part || !slots--)
-				return placed;
-			placed += part;
+				return inserted;
+			inserted += part;
 			addr += part;
 			left -= part;
 		}
 	}
-	return placed;
+	return inserted;
 }
 
 /* Does the call reach the point where it looks at the memory? */
@@ -771,14 +774,14 @@ static bool as_predicted(const struct test_case *tc, const struct outcome *out)
 static ssize_t readable_prefix(SELF *self)
 {
 	struct test_case *tc = &self->tc;
-	size_t len = self->buf_size, room;
+	size_t len = self->buf_size, space;
 	struct iovec local;
 	ssize_t ret;
 
 	/* One byte more tells a full pipe from the end of what can be read. */
-	room = (tc->pipe->slots - tc->used) * page_size;
-	if (!tc->huge && room + 1 < len)
-		len = room + 1;
+	space = (tc->pipe->slots - tc->used) * page_size;
+	if (!tc->huge && space + 1 < len)
+		len = space + 1;
 	local = (struct iovec){ self->from_readv, len };
 	ret = process_vm_readv(self->space.pid, &local, 1, tc->iov, tc->nr_segs, 0);
 	return ret < 0 ? -errno : ret;
@@ -814,18 +817,18 @@ static const char *check_pipe(SELF *self, struct outcome *out)
 {
 	const struct test_case *tc = &self->tc;
 	ssize_t before = tc->used * page_size - tc->eaten;
-	ssize_t placed = out->ret > 0 ? out->ret : 0;
+	ssize_t inserted = out->ret > 0 ? out->ret : 0;
 	unsigned char *data = self->from_pipe + before;
 
 	out->in_pipe = in_pipe(tc->pipe->rd);
-	if (out->in_pipe != before + placed)
+	if (out->in_pipe != before + inserted)
 		return "the pipe does not hold what the result says";
 	if (read_all(tc->pipe->rd, self->from_pipe, out->in_pipe) != out->in_pipe)
 		return "the pipe can't be read to its end";
 	for (out->at = 0; (ssize_t)out->at < before; out->at++)
 		if (self->from_pipe[out->at] != FILLER)
 			return "what was in the pipe before has changed";
-	if (!memcmp(data, self->from_readv, placed))
+	if (!memcmp(data, self->from_readv, inserted))
 		return NULL;
 	for (out->at = 0; data[out->at] == self->from_readv[out->at]; out->at++)
 		;
@@ -873,7 +876,7 @@ static void count_outcome(SELF *self, const struct outcome *out)
 	else if (out->ret == out->prefix)
 		self->short_by_hole++;
 	else
-		self->short_by_room++;
+		self->short_by_slots++;
 }
 
 static void print_space(const struct space *space)
@@ -951,7 +954,7 @@ static void make_file(SELF *self)
 	munmap(p, SMALL_PAGES * page_size);
 }
 
-/* 0 if there are none to be had. */
+/* 0 if the kernel has none. */
 static size_t usable_hugetlb_size(SELF *self)
 {
 	size_t size = hugetlb_size();
@@ -1046,6 +1049,7 @@ FIXTURE_SETUP(differ)
 
 FIXTURE_TEARDOWN(differ) {}
 
+/* Assert that the call takes the bytes that process_vm_readv() reads. */
 TEST_F_TIMEOUT(differ, as_process_vm_readv, NO_TIMEOUT)
 {
 	size_t cases = number_from_env("PVM_CASES", DEFAULT_CASES);
@@ -1070,8 +1074,8 @@ TEST_F_TIMEOUT(differ, as_process_vm_readv, NO_TIMEOUT)
 	}
 	alarm(0);
 
-	ksft_print_msg("whole %zu, short by a hole %zu, by room %zu\n", self->whole,
-		       self->short_by_hole, self->short_by_room);
+	ksft_print_msg("whole %zu, short by a hole %zu, by slots %zu\n", self->whole,
+		       self->short_by_hole, self->short_by_slots);
 	ksft_print_msg("EFAULT %zu, EAGAIN %zu, EINVAL %zu, 0 %zu\n", self->nr_efault,
 		       self->nr_eagain, self->nr_einval, self->nr_zero);
 	ksft_print_msg("address spaces with a huge page %zu, with hugetlb %zu\n",
@@ -1081,7 +1085,7 @@ TEST_F_TIMEOUT(differ, as_process_vm_readv, NO_TIMEOUT)
 		return;
 	EXPECT_LT(cases / 20, self->whole);
 	EXPECT_LT(cases / 100, self->short_by_hole);
-	EXPECT_LT(cases / 100, self->short_by_room);
+	EXPECT_LT(cases / 100, self->short_by_slots);
 	EXPECT_LT(cases / 100, self->nr_efault);
 	EXPECT_LT(cases / 100, self->nr_eagain);
 	EXPECT_LT(cases / 1000, self->nr_einval);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What process_vmsplice() says of memory that is short, or is not there yet, and who pays
- * for what is in the pipe. All of it needs root.
+ * What process_vmsplice() returns for memory that is short or not there yet,
+ * and which process pays for what is in the pipe. All of it needs root.
  */
 #define _GNU_SOURCE
 #include <sys/mount.h>
@@ -62,6 +62,7 @@ static long charged(const char *dir)
 /* Charges are made for many pages at once, for each CPU. */
 #define MANY (PAGES / 2)
 
+/* Assert that the target pays for its pages, and the caller for copies. */
 TEST_F_TIMEOUT(limits, who_pays, TIMEOUT)
 {
 	struct iovec file = { .iov_len = self->size };
@@ -73,7 +74,7 @@ TEST_F_TIMEOUT(limits, who_pays, TIMEOUT)
 	if (!isolate(CGROUP "caller", 0) || !isolate(CGROUP "target", self->pid))
 		SKIP(return, "no cgroups with the memory controller for us");
 
-	/* What is faulted in, the target does, and what is shared remains the target's. */
+	/* The target pays for its faults, and for what it shares. */
 	TELL(WRITE_OLD, 0, self->size / 2);
 	caller = charged(CGROUP "caller");
 	target = charged(CGROUP "target");
@@ -82,7 +83,7 @@ TEST_F_TIMEOUT(limits, who_pays, TIMEOUT)
 	EXPECT_GT(MANY, charged(CGROUP "target") - target);
 	ASSERT_TRUE(drain(self->rd, self->size / 2));
 
-	/* Memory that has been written to and is swapped out is there again by a fault. */
+	/* The call brings back what the target has written, and swapped out. */
 	TELL(MAP_ANEW, 0, self->size);
 	TELL(WRITE_OLD, 0, self->size);
 	TELL(PAGE_OUT, 0, self->size);
@@ -91,7 +92,7 @@ TEST_F_TIMEOUT(limits, who_pays, TIMEOUT)
 	EXPECT_PIPE(0, self->size, OLD_BYTES);
 	EXPECT_LE(target, charged(CGROUP "target"));
 
-	/* A copy is the caller's, until it is consumed. */
+	/* The caller pays for a copy, until something consumes it. */
 	caller = charged(CGROUP "caller");
 	ASSERT_EQ((ssize_t)self->size, pvm(getpid(), self->wr, &file, 1, 0));
 	EXPECT_LT(MANY, charged(CGROUP "caller") - caller);
@@ -99,7 +100,7 @@ TEST_F_TIMEOUT(limits, who_pays, TIMEOUT)
 	EXPECT_GT(MANY, charged(CGROUP "caller") - caller);
 }
 
-/* A hole of shared memory that is faulted in is a page of the target's. */
+/* Assert that the target pays for a hole that the call faults in. */
 TEST(who_pays_for_a_hole)
 {
 	size_t size = PAGES * page_size;
@@ -124,6 +125,7 @@ TEST(who_pays_for_a_hole)
 	undo_change(undo_create, CGROUP "hole");
 }
 
+/* Assert that the call fails if no huge page is free for a hole. */
 TEST_F_TIMEOUT(limits, hole_without_a_huge_page, TIMEOUT)
 {
 	struct iovec iov = { .iov_len = 1 };
@@ -136,13 +138,14 @@ TEST_F_TIMEOUT(limits, hole_without_a_huge_page, TIMEOUT)
 	EXPECT_EQ(-EFAULT, pvm(getpid(), self->wr, &iov, 1, 0));
 }
 
-/* In a mount namespace of the test's own, and so gone with it. */
+/* Assert that the call fails if a tmpfs has no page for a hole. */
 TEST_F_TIMEOUT(limits, hole_of_a_full_tmpfs, TIMEOUT)
 {
 	struct iovec iov = { .iov_len = 1 };
 	char *mem;
 	int fd;
 
+	/* In a mount namespace of the test's own, and so gone with it. */
 	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
 	    mount("none", "/tmp", "tmpfs", 0, "nr_blocks=1"))
 		SKIP(return, "may not mount a tmpfs");

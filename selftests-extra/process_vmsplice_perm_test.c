@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of who may use process_vmsplice() on whom: ids, dumpability, Yama, user and
- * pid namespaces, set-user-ID programs, seccomp. It has to agree with
- * process_vm_readv() in each case. Yama's setting stays as it is.
+ * Tests of which caller may use process_vmsplice() on which target: ids,
+ * dumpability, Yama, user and pid namespaces, set-user-ID programs, seccomp. It
+ * has to agree with process_vm_readv() in each case. Yama's setting stays as it
+ * is.
  */
 #define _GNU_SOURCE
 #include <grp.h>
@@ -31,7 +32,7 @@ static int try_splice(pid_t pid, unsigned char *mem)
 	if (!open_pipe(&rd, &wr, 0))
 		return -EPIPE;
 	ret = pvm(pid, wr, &iov, 1, 0);
-	/* Allowed is who gets the bytes. */
+	/* A caller that gets the bytes is allowed to. */
 	if (ret > 0)
 		ret = read_all(rd, buf, ret) == (ssize_t)page_size &&
 		      differs(buf, 0, page_size, OLD_BYTES) == page_size ? 0 : -EIO;
@@ -70,7 +71,7 @@ static bool become(const struct ids *ids)
 	       !setresuid(ids->real, ids->effective, ids->saved);
 }
 
-/* Whom a target lets attach under Yama. */
+/* The process that a target lets attach under Yama. */
 enum tracer { ANYBODY, NONE, THE_CALLER, ITSELF };
 
 /* A caller and a target: siblings, or parent and child with the same ids. */
@@ -136,7 +137,7 @@ static void target_role(const struct scene *s, pid_t caller, int ready)
 		pause();
 }
 
-/* Returns when the target is what it shall be. */
+/* Start the target, and return when it is what it shall be. */
 static pid_t start_role(const struct scene *s, pid_t caller)
 {
 	pid_t pid;
@@ -257,6 +258,7 @@ FIXTURE_SETUP(perm)
 
 FIXTURE_TEARDOWN(perm) {}
 
+/* Assert that a filter can forbid this call alone. */
 TEST_F(perm, seccomp)
 {
 	struct sock_filter filter[] = {
@@ -276,12 +278,13 @@ TEST_F(perm, seccomp)
 		SKIP(return, "no seccomp filters");
 	EXPECT_EQ(-ENOTUNIQ, try_splice(getpid(), self->mem));
 	EXPECT_EQ(-ENOTUNIQ, pvm(NO_PID, -1, BAD_PTR, 0, 0));
-	/* What is like it is not forbidden with it. */
+	/* The filter does not forbid calls that are like it. */
 	EXPECT_EQ(0, try_readv(getpid(), self->mem));
 	EXPECT_EQ((ssize_t)page_size, vmsplice(wr, &iov, 1, 0));
 	EXPECT_EQ((int)page_size, in_pipe(rd));
 }
 
+/* Assert that ids and dumpability count as for process_vm_readv(). */
 TEST_F_TIMEOUT(perm, ids_and_dumpability, TIMEOUT)
 {
 	static const struct scene scenes[] = {
@@ -332,6 +335,7 @@ static bool have_user_namespaces(void)
 	return waitpid(pid, &status, 0) == pid && !status;
 }
 
+/* Assert that user namespaces count as for process_vm_readv(). */
 TEST_F_TIMEOUT(perm, user_namespaces, TIMEOUT)
 {
 	static const struct scene scenes[] = {
@@ -366,7 +370,7 @@ TEST_F_TIMEOUT(perm, user_namespaces, TIMEOUT)
 		EXPECT_SCENE(&scenes[i], scenes[i].expected);
 }
 
-/* What each setting of Yama allows: all up to the one that is expected. */
+/* Assert that a caller is allowed up to the setting that the scene names. */
 TEST_F_TIMEOUT(perm, yama, TIMEOUT)
 {
 	static const struct scene scenes[] = {
@@ -391,7 +395,7 @@ TEST_F_TIMEOUT(perm, yama, TIMEOUT)
 	TH_LOG("Yama's scope is %d", scope);
 	for (size_t i = 0; i < ARRAY_SIZE(scenes); i++)
 		EXPECT_SCENE(&scenes[i], scope <= scenes[i].expected ? 0 : -EPERM);
-	/* Who calls on itself attaches to nobody. */
+	/* A process that names itself attaches to nobody. */
 	EXPECT_EQ(0, try_splice(getpid(), self->mem));
 	EXPECT_EQ(0, try_readv(getpid(), self->mem));
 }
@@ -426,6 +430,7 @@ static void make_pid_namespace(unsigned char *mem, int verdicts, int number)
 		pause();
 }
 
+/* Assert that the call finds just the processes of the caller's namespace. */
 TEST_F_TIMEOUT(perm, pid_namespaces, TIMEOUT)
 {
 	int verdicts[2], number[2];
@@ -455,8 +460,9 @@ TEST_F_TIMEOUT(perm, pid_namespaces, TIMEOUT)
 }
 
 /*
- * A set-user-ID program: a copy of this one, owned by root, which fills the page that
- * is known to all. A target fills it too, with something else, before it becomes that.
+ * A set-user-ID program: a copy of this one, owned by root, which fills the
+ * page that is known to all. A target fills it too, with something else, before
+ * it becomes that.
  */
 #define PUBLIC OLD_BYTES
 #define SECRET NEW_BYTES
@@ -571,7 +577,7 @@ static void attacker(const char *path, struct tally *t)
 	_exit(0);
 }
 
-/* One whose call waits for room when the target becomes the program. */
+/* This one waits in the call when the target becomes the program. */
 static void patient_attacker(const char *path, struct tally *t)
 {
 	struct iovec iov = { IMAGE, page_size };
@@ -612,7 +618,7 @@ static bool copy_program(const char *path)
 	return ok;
 }
 
-/* For nobody else to execute. */
+/* Only root and "nobody" can look into it. */
 #define DIR "/tmp/process_vmsplice_setuid"
 #define PROGRAM DIR "/image"
 
@@ -648,6 +654,7 @@ FIXTURE_TEARDOWN(setuid)
 	undo_change(undo_create, DIR);
 }
 
+/* Assert that no call reads a program that has become set-user-ID. */
 TEST_F_TIMEOUT(setuid, exec_under_attack, TIMEOUT)
 {
 	struct tally *t = self->tally;
@@ -667,6 +674,7 @@ TEST_F_TIMEOUT(setuid, exec_under_attack, TIMEOUT)
 	EXPECT_LE(NR_EXECS * NR_DENIED, t->denied);
 }
 
+/* Assert that a call that waits does not go on with such a program. */
 TEST_F_TIMEOUT(setuid, exec_during_the_wait, TIMEOUT)
 {
 	pid_t pid = fork();

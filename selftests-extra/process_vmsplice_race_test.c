@@ -1,18 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * process_vmsplice() against others: writers of the same pipe, a target that changes its
- * memory meanwhile, executes programs or is paused with the caller in the call. Some of it
- * is a matter of luck, and of many tries.
+ * process_vmsplice() against others: writers of the same pipe, a target that
+ * changes its memory or executes programs during the call, a caller that is
+ * paused in it. Some of it is a matter of luck, and of many tries.
  */
 #define _GNU_SOURCE
 #include "pvm_fault.h"
-
-static int nr_signals;
-
-static void count_signal(int sig)
-{
-	__atomic_add_fetch(&nr_signals, 1, __ATOMIC_RELAXED);
-}
 
 /* Does a system call end when it is paused? Linux 7.3 on sparc64 has read() fail. */
 static bool pause_ends_read(bool (*pause)(pid_t pid), bool (*resume)(pid_t pid))
@@ -32,8 +25,7 @@ static bool pause_ends_read(bool (*pause)(pid_t pid), bool (*resume)(pid_t pid))
 	return WIFEXITED(status) && WEXITSTATUS(status);
 }
 
-/* Paused in the call, the caller goes on with it: no signal is there to report. */
-
+/* Assert that a caller paused in a fault goes on with it. */
 TEST_F_TIMEOUT(paused, caller_in_a_fault, TIMEOUT)
 {
 	pid_t caller;
@@ -56,6 +48,7 @@ TEST_F_TIMEOUT(paused, caller_in_a_fault, TIMEOUT)
 	EXPECT_PIPE(THERE, page_size, OLD_BYTES);
 }
 
+/* Assert that a caller paused in its wait goes on with it. */
 TEST_F_TIMEOUT(paused, caller_waiting_for_room, TIMEOUT)
 {
 	pid_t caller;
@@ -81,7 +74,7 @@ TEST_F_TIMEOUT(paused, caller_waiting_for_room, TIMEOUT)
 #define HOLE_FROM 1
 #define HOLE_TO 61
 
-/* Assert that a call takes what there is, and faults in no page without a slot. */
+/* Assert that a call takes what is there, and faults nothing without a slot. */
 TEST(holes_of_a_huge_page)
 {
 	static const struct {
@@ -97,7 +90,7 @@ TEST(holes_of_a_huge_page)
 	madvise(mem, huge, MADV_HUGEPAGE);
 	set_pattern(mem, 0, huge, OLD_BYTES);
 	if (!huge_bytes(getpid(), mem, huge))
-		SKIP(return, "no huge page to be had");
+		SKIP(return, "no huge page now");
 	uffd = watch_faults(mem, huge);
 	if (uffd < 0)
 		SKIP(return, "no userfaultfd() for faults of the kernel");
@@ -175,7 +168,7 @@ static bool read_pages_of(int rd, unsigned char *buf, unsigned int writers)
 			EXPECT_EQ(expected, caller_join(&self->callers[_i])); \
 } while (0)
 
-/* Another one has been killed meanwhile, and nobody misses it. */
+/* Assert that all writers proceed, although another one was killed. */
 TEST_F_TIMEOUT(writers, all_proceed, TIMEOUT)
 {
 	pid_t caller = fork_caller(self->pid, self->wr, self->mem, page_size);
@@ -214,6 +207,7 @@ TEST_F_TIMEOUT(writers, small_messages_while_they_look, TIMEOUT)
 	EXPECT_EQ(0, in_pipe(self->rd));
 }
 
+/* Assert that each writer gets EPIPE when the reader leaves. */
 TEST_F_TIMEOUT(writers, reader_leaves, TIMEOUT)
 {
 	close(self->rd);
@@ -221,6 +215,7 @@ TEST_F_TIMEOUT(writers, reader_leaves, TIMEOUT)
 	EXPECT_EQ(NR_WRITERS, nr_signals);
 }
 
+/* Assert that a signal ends the wait of one writer alone. */
 TEST_F_TIMEOUT(writers, signal_to_one, TIMEOUT)
 {
 	pthread_kill(self->callers[1].thread, SIGUSR1);
@@ -233,9 +228,10 @@ TEST_F_TIMEOUT(writers, signal_to_one, TIMEOUT)
 	EXPECT_EQ(0, in_pipe(self->rd));
 }
 
+/* Assert that the writers proceed when the pipe grows. */
 TEST_F_TIMEOUT(writers, pipe_grows, TIMEOUT)
 {
-	/* Nobody reads: it is the room that lets them go. */
+	/* Nobody reads: the new slots let them go. */
 	ASSERT_LT(0, fcntl(self->wr, F_SETPIPE_SZ, 8 * page_size));
 	JOIN_WRITERS((ssize_t)page_size, -1);
 	EXPECT_EQ((int)((FEW_SLOTS + NR_WRITERS) * page_size), in_pipe(self->rd));
@@ -243,6 +239,7 @@ TEST_F_TIMEOUT(writers, pipe_grows, TIMEOUT)
 	EXPECT_TRUE(read_pages_of(self->rd, self->buf, ALL_WRITERS));
 }
 
+/* Assert that a failed resize neither loses a writer nor lets one pass. */
 TEST_F_TIMEOUT(writers, pipe_shrinks, TIMEOUT)
 {
 	/* What is in it does not fit. */
@@ -258,7 +255,6 @@ TEST_F_TIMEOUT(writers, pipe_shrinks, TIMEOUT)
 	EXPECT_PIPE(0, page_size, OLD_BYTES);
 }
 
-/* Others' memory, and the test's own. */
 FIXTURE(memory) {
 	TARGET_MEMBERS;
 };
@@ -301,12 +297,13 @@ static void *racer_main(void *arg)
 	return NULL;
 }
 
+/* Assert that racing writers never get EAGAIN or lose a page. */
 TEST_F_TIMEOUT(memory, racing_writers, TIMEOUT)
 {
 	struct racer racers[3];
 	int seen[ARRAY_SIZE(racers)] = {};
 
-	/* The fewer slots, the more often one takes what another waited for. */
+	/* With one slot, a writer often takes what another has waited for. */
 	ASSERT_LT(0, fcntl(self->wr, F_SETPIPE_SZ, page_size));
 	for (size_t i = 0; i < ARRAY_SIZE(racers); i++) {
 		racers[i] = (struct racer){
@@ -362,8 +359,8 @@ static void caller_in_a_loop(pid_t pid, int rd, int wr, struct iovec *iov)
 }
 
 /*
- * Is it seen to wait for the lock? It does not sleep so for anything else. That depends
- * on where the scheduler has put whom, and may take long.
+ * Is it seen to wait for the lock? It does not sleep so for anything else. That
+ * depends on the CPUs that the scheduler has chosen, and may take long.
  */
 static bool seen_waiting(pid_t caller)
 {
@@ -375,6 +372,7 @@ static bool seen_waiting(pid_t caller)
 	return false;
 }
 
+/* Assert that SIGKILL ends a wait for the target's memory map. */
 TEST_F_TIMEOUT(memory, caller_killed_while_the_map_is_locked, TIMEOUT)
 {
 	struct iovec iov = { self->mem, page_size };
@@ -406,7 +404,7 @@ TEST_F_TIMEOUT(memory, caller_killed_while_the_map_is_locked, TIMEOUT)
 		ASSERT_TRUE(drain(self->rd, left));
 	}
 	TH_LOG("%d of %d waited for the lock", waiting, KILLS);
-	/* None of them has left the lock behind. */
+	/* None of them has left the lock taken. */
 	ASSERT_EQ((ssize_t)page_size, pvm(target, self->wr, &iov, 1, 0));
 	EXPECT_PIPE(0, page_size, OLD_BYTES);
 	ASSERT_EQ(0, kill(target, SIGKILL));
@@ -415,7 +413,7 @@ TEST_F_TIMEOUT(memory, caller_killed_while_the_map_is_locked, TIMEOUT)
 		SKIP(return, "all but this: none was seen to wait for the lock");
 }
 
-/* A target that executes itself again and again: the call gets bytes of an image, or none. */
+/* A target that executes itself again and again. */
 #define NR_EXECS 40
 
 /* While the new program fills the page, some of its bytes are there, in any order. */
@@ -427,12 +425,13 @@ static bool is_being_filled(const unsigned char *buf, const unsigned char *fille
 	return true;
 }
 
+/* Assert that the call gets bytes of one program, or none. */
 TEST_F_TIMEOUT(memory, exec_again_and_again, TIMEOUT)
 {
 	struct iovec image = { IMAGE, page_size };
 	unsigned char *filled = malloc(page_size);
 
-	ASSERT_NE(NULL, filled);
+	ASSERT_FALSE(!filled);
 	set_pattern(filled, 0, page_size, NEW_BYTES);
 	for (int i = 0; i < NR_EXECS; i++) {
 		struct command cmd = { EXEC, 0, 0 };
@@ -463,11 +462,11 @@ TEST_F_TIMEOUT(memory, exec_again_and_again, TIMEOUT)
 }
 
 /*
- * A page may change hands during a call: a child unmaps what it shares with its parent,
- * and the parent, by then the only one who maps it, writes. hugetlb gives it the page
- * for that, even if the child's call has taken a reference and not copied the bytes yet.
- * No bytes of the parent's may come out. The time between the two is short;
- * scripts/checks/mutants makes it long.
+ * A page may change hands during a call: a child unmaps what it shares with its
+ * parent, and the parent, by then the only one to map it, writes. hugetlb gives
+ * it the page for that, even if the child's call has taken a reference and not
+ * copied the bytes yet. No bytes of the parent's may come out. The time between
+ * the two is short; scripts/checks/mutants makes it long.
  */
 FIXTURE(last_owner) {
 	unsigned char *mem;
@@ -525,6 +524,7 @@ static int give_away_during_a_call(unsigned char *mem, size_t size, int parent, 
 	return differs(buf, 0, page_size, OLD_BYTES) == page_size ? 0 : 4;
 }
 
+/* Assert that no byte of the page's last owner gets into the pipe. */
 TEST_F_TIMEOUT(last_owner, its_bytes_stay_its_own, TIMEOUT)
 {
 	int sv[2], status;

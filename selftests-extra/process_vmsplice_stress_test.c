@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A stress test with an end. Several threads call process_vmsplice() on several targets
- * and one pipe; others read it, splice it on and tee it, and resize the pipes. The
- * targets meanwhile map, unmap, fork, exec and exit, and their pages are migrated,
- * swapped and merged. It proves two things.
+ * A stress test with an end. Several threads call process_vmsplice() on several
+ * targets and one pipe; others read it, splice it on and tee it, and resize the
+ * pipes. The targets map, unmap, fork, exec and exit, and their pages are
+ * migrated, swapped and merged. It proves two things.
  *
- * The data is right. A target stamps each line of 64 bytes with its own number, the
- * number of the page, of the line, and a generation, and never writes to a line again:
- * a page gets a new generation by a new mapping, which is moved there when it is
- * stamped. So each line that comes out must be whole, of a line that was asked for and
- * has not come yet, and of a generation not older than at the time of the call. Copies
- * that are not the target's (a child's, after fork) have other stamps. In the end, each
- * line that was placed has come out once.
+ * The data is right. A target stamps each line of 64 bytes with its own number,
+ * the number of the page, of the line, and a generation, and never writes to a
+ * line again: a page gets a new generation by a new mapping, which is moved
+ * there when it is stamped. So each line that comes out must be whole, of a
+ * line that was asked for and has not come yet, and of a generation not older
+ * than at the time of the call. Copies that are not the target's (a child's,
+ * after fork) have other stamps. In the end, each line that was inserted has
+ * come out once.
  *
- * Nothing is leaked. After a run that warms everything up, the memory in use is compared
- * with that after the run proper. It may grow by ALLOWED_GROWTH, whatever the number
- * of rounds: 4 MiB, or 1024 pages of 4 KiB. A round is one call, so that a leak is seen
- * of more than one page in 5 calls in 5000 rounds, and one page in 98 calls in 100000.
- * That needs a machine on which nothing else runs: it is done in the guest of vmtest.sh.
+ * Nothing is leaked. After a run that warms everything up, the memory in use is
+ * compared with that after the run proper. It may grow by ALLOWED_GROWTH,
+ * whatever the number of rounds: 4 MiB, or 1024 pages of 4 KiB. A round is one
+ * call, so that a leak is seen of more than one page in 5 calls in 5000 rounds,
+ * and one page in 98 calls in 100000. That needs a machine on which nothing
+ * else runs: it is done in the guest of vmtest.sh.
  *
- * PVM_ROUNDS in the environment is the number of rounds, and PVM_SEED the start of all
- * random numbers. What runs when is not repeated by that.
+ * PVM_ROUNDS in the environment is the number of rounds, and PVM_SEED the start
+ * of all random numbers. What runs when is not repeated by that.
  */
 #define _GNU_SOURCE
 #include "pvm_ramdisk.h"
@@ -291,8 +293,8 @@ static void op_pageout(struct target *t)
 }
 
 /*
- * Give the kernel a second page of the same content to merge with. When it is written
- * to, later, that must not show in the first.
+ * Give the kernel a second page of the same content to merge with. When it is
+ * written to, later, that must not show in the first.
  */
 static void op_merge(struct target *t)
 {
@@ -364,7 +366,7 @@ static void run_target(unsigned int id)
 {
 	struct target t = {
 		.id = id, .slot = &shared->slots[id],
-		/* Not what the last one in this place had. */
+		/* Not what the slot's last target had. */
 		.rng = new_rng((uint64_t)INC(shared->starts) << 32 | id),
 	};
 	size_t size = PAGES * page_size;
@@ -469,7 +471,7 @@ struct in_flight {
 };
 
 struct counts {
-	uint64_t placed, received, teed, tee_received;
+	uint64_t inserted, received, teed, tee_received;
 	uint64_t calls, some, efault, esrch, eagain;
 	uint64_t resized, migrated;
 };
@@ -483,8 +485,8 @@ static char failure[512];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /*
- * With the lock held. The first one is kept; everyone goes on, so that all ends in an
- * orderly way.
+ * With the lock held. The first one is kept; everyone goes on, so that all ends
+ * in an orderly way.
  */
 #define fail(...) ((void)(failure[0] || snprintf(failure, sizeof(failure), __VA_ARGS__)))
 
@@ -573,7 +575,7 @@ static void judge_result(ssize_t ret, size_t total, unsigned int flags)
 	else if (ret || total)
 		fail("process_vmsplice() of %zu bytes, flags %#x: %zd", total, flags, ret);
 	if (ret > 0)
-		counts.placed += ret;
+		counts.inserted += ret;
 }
 
 /* One that was alive a moment ago, for the call to have a chance. */
@@ -648,8 +650,8 @@ static void line_arrived(const struct line *line)
 }
 
 /*
- * A line that came out by tee() has come, or will come, by the other way as well:
- * it may be late, and is not counted.
+ * A line that came out by tee() has come, or will come, by the other way as
+ * well: it may be late, and is not counted.
  */
 static void check_line(const struct line *line, bool teed)
 {
@@ -723,7 +725,7 @@ static void *tee_main(void *arg)
 	return NULL;
 }
 
-/* What the test itself does meanwhile. */
+/* What the test's own thread does. */
 
 static void migrate(pid_t pid, int node)
 {
@@ -839,12 +841,11 @@ static size_t lines_in_flight(void)
 	return n;
 }
 
-/* Memory: what is in use and is not to be had back. */
-
 /*
- * Neither free pages that wait on the lists of a CPU, nor slab memory, which grows and
- * shrinks as it likes (KASAN keeps back what was freed), nor the page cache. A page
- * whose last mapping is gone while a reference is left is none of these.
+ * Memory that is in use, and that nobody gives back: neither free pages that
+ * wait on the lists of a CPU, nor slab memory, which grows and shrinks as it
+ * likes (KASAN keeps back what was freed), nor the page cache. A page whose
+ * last mapping is gone while a reference is left is none of these.
  */
 static long memory_in_use(void)
 {
@@ -970,7 +971,7 @@ static void run_rounds(struct __test_metadata *_metadata, SELF *self,
 	EXPECT_EQ(0, status);
 	EXPECT_EQ(0U, shared->bad_exits);
 	EXPECT_EQ((size_t)0, lines_in_flight());
-	EXPECT_EQ(counts.placed, counts.received);
+	EXPECT_EQ(counts.inserted, counts.received);
 	EXPECT_EQ(counts.teed, counts.tee_received);
 	EXPECT_EQ(rounds, counts.calls);
 }
@@ -979,13 +980,13 @@ static const char * const events[] = { "pswpout", "pgmigrate_success", "cow_ksm"
 
 static void print_counts(const long *before)
 {
-	ksft_print_msg("%llu calls: %llu placed data, %llu EFAULT, %llu ESRCH, %llu EAGAIN\n",
+	ksft_print_msg("%llu calls: %llu inserted data, %llu EFAULT, %llu ESRCH, %llu EAGAIN\n",
 		       (unsigned long long)counts.calls, (unsigned long long)counts.some,
 		       (unsigned long long)counts.efault,
 		       (unsigned long long)counts.esrch,
 		       (unsigned long long)counts.eagain);
-	ksft_print_msg("%llu KiB placed, %llu KiB teed, %llu resizes, %llu pages moved\n",
-		       (unsigned long long)counts.placed >> 10,
+	ksft_print_msg("%llu KiB inserted, %llu KiB teed, %llu resizes, %llu pages moved\n",
+		       (unsigned long long)counts.inserted >> 10,
 		       (unsigned long long)counts.teed >> 10,
 		       (unsigned long long)counts.resized,
 		       (unsigned long long)counts.migrated);
@@ -996,6 +997,7 @@ static void print_counts(const long *before)
 			       read_number("/proc/vmstat", events[i]) - before[i]);
 }
 
+/* Assert that the data is right and nothing leaks, as said above. */
 TEST_F_TIMEOUT(stress, data_and_memory, NO_TIMEOUT)
 {
 	uint32_t rounds = number_from_env("PVM_ROUNDS", DEFAULT_ROUNDS);
@@ -1020,8 +1022,8 @@ TEST_F_TIMEOUT(stress, data_and_memory, NO_TIMEOUT)
 	}
 
 	/*
-	 * Enough calls insert something, or all of this says nothing: in a short run,
-	 * many find that their target has ended.
+	 * Enough calls insert something, or all of this says nothing: in a
+	 * short run, many find that their target has ended.
 	 */
 	EXPECT_LT(rounds / 16, counts.some);
 	if (rounds < 1000)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Runs the test of permissions under each setting of Yama. There is no way back from the
- * last one but a boot, so it is for the guest of vmtest.sh alone, after all other tests.
+ * Runs the test of permissions under each setting of Yama. There is no way back
+ * from the last one but a boot, so it is for the guest of vmtest.sh alone,
+ * after all other tests.
  */
 #include <libgen.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A thread of the test is a FUSE server, in the raw protocol. Its only file is the root of
- * the mount; what it replies to a read is the test's.
+ * A thread of the test is a FUSE server, in the raw protocol. Its only file is
+ * the root of the mount; what it replies to a read is the test's.
  */
 #ifndef PVM_FUSE_H
 #define PVM_FUSE_H
@@ -21,8 +21,9 @@ static struct fuse_server {
 } fuse;
 
 /*
- * Who waits for a FUSE server that has been killed can't be killed itself, if both are
- * threads of a process: it has the device open. The mount is in the process's namespace.
+ * Whoever waits for a killed FUSE server can't be killed itself, if both are
+ * threads of a process: it has the device open. The mount is in the process's
+ * namespace.
  */
 static void undo_fuse(const struct change *c)
 {
@@ -56,7 +57,7 @@ static void reply(uint64_t unique, int error, const void *data, size_t len)
 		{ &header, sizeof(header) }, { (void *)data, len },
 	};
 
-	/* There may be nobody any more who waits for it. */
+	/* The one that waited for it may be gone. */
 	if (writev(fuse.dev, iov, ARRAY_SIZE(iov)) < 0 && errno != ENOENT)
 		perror("FUSE");
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Each allocation of the call fails once: by /proc/self/fail-nth, the first, the second,
- * and so on, until the call gets through untouched. Whatever fails, the result is
- * ENOMEM or a count, and what is in the pipe is right. In the end, nobody holds a page
- * of the target; what else leaks, kmemleak finds.
+ * Each allocation of the call fails once: /proc/self/fail-nth fails the first,
+ * the second, and so on, until the call gets through untouched. Whatever fails,
+ * what is in the pipe is right. In the end, nobody holds a page of the target;
+ * kmemleak finds what else leaks.
  */
 #define _GNU_SOURCE
 #include "pvm_test.h"
@@ -27,7 +27,7 @@ FIXTURE_VARIANT_ADD(fail, long_array) { .nr_segs = NR_RANGES };
 FIXTURE_VARIANT_ADD(fail, copies) { .shared = true, .nr_segs = 1 };
 FIXTURE_VARIANT_ADD(fail, faults) { .untouched = true, .nr_segs = 1 };
 
-/* Make debugfs' fail_* look at the tasks' own counters, whatever they allocate. */
+/* Make fail_* of debugfs obey the tasks' counters, whatever they allocate. */
 static bool enable_faults(void)
 {
 	static const char * const knobs[][2] = {
@@ -62,7 +62,7 @@ FIXTURE_SETUP(fail)
 	ASSERT_TRUE(self->mem != MAP_FAILED);
 	madvise(self->mem, self->size, MADV_NOHUGEPAGE);
 	START_TARGET();
-	/* What is untouched, the call faults in, or it reads as zeroes. */
+	/* The call faults in what is untouched, or reads it as zeroes. */
 	if (!variant->untouched)
 		TELL(WRITE_OLD, 0, self->size);
 	for (unsigned long i = 0; i < variant->nr_segs; i++) {
@@ -97,15 +97,17 @@ static bool has_failed(int fail_nth)
 /* Is it what the target has there? */
 static bool is_right(const unsigned char *buf, size_t len, bool untouched)
 {
-	return untouched ? is_filled(buf, len, 0) : differs(buf, 0, len, OLD_BYTES) == len;
+	return untouched ? is_filled(buf, len, 0) :
+			   differs(buf, 0, len, OLD_BYTES) == len;
 }
 
 /*
- * What comes between (the allocator's caches that have to be filled now and then, kmemleak)
- * fails as well, without harm, and shifts the others: hence several sweeps.
+ * Allocations for others (the allocator's own caches, kmemleak) fail as well,
+ * without harm, and shift the numbers of the call's: hence several sweeps.
  */
 #define SWEEPS 10
 
+/* Assert that the call returns ENOMEM or a count whatever fails. */
 TEST_F_TIMEOUT(fail, each_allocation, TIMEOUT)
 {
 	int failures = 0, sweep = 0, nth = 1;
@@ -119,7 +121,7 @@ TEST_F_TIMEOUT(fail, each_allocation, TIMEOUT)
 		failed = has_failed(self->fail_nth);
 		ASSERT_GT(1000, nth);
 		if (ret < 0) {
-			/* A fault of the target that fails may have no memory. */
+			/* Without memory, a fault of the target fails. */
 			ASSERT_TRUE(ret == -ENOMEM ||
 				    (variant->untouched && ret == -EFAULT)) {
 				TH_LOG("failure %d gives %zd", nth, ret);
@@ -150,7 +152,7 @@ TEST_F_TIMEOUT(fail, each_allocation, TIMEOUT)
 	if (variant->untouched)
 		return;
 	if (!has_two_nodes())
-		SKIP(return, "all but this: not two NUMA nodes to move pages between");
+		SKIP(return, "all but this: no two NUMA nodes to move between");
 	for (size_t off = 0; off < self->size; off += page_size) {
 		EXPECT_TRUE(can_move(self->pid, self->mem + off)) {
 			TH_LOG("still held: page %zu", off / page_size);

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * process_vmsplice() and large folios: what is contiguous in one takes one slot of the
- * pipe, in a buffer longer than a page. The slots are as few as they can be, the bytes
- * are the right ones, the folio stays what it was, whatever happens to the target's
- * mappings of it; and in the end nothing holds it.
+ * process_vmsplice() and large folios: what is contiguous in one takes one slot
+ * of the pipe, in a buffer longer than a page. The slots are as few as they can
+ * be, the bytes are right, the folio stays what it was whatever happens to the
+ * target's mappings of it; and in the end nothing holds it.
  */
 #define _GNU_SOURCE
 #include "pvm_folio.h"
 
 #define MEDIUM_SIZE 65536
 
-/* What goes where: on a row of a few huge pages. */
+/* A row of a few huge pages. */
 FIXTURE(row) {
 	struct row w;
 };
@@ -29,6 +29,7 @@ FIXTURE_SETUP(row)
 
 FIXTURE_TEARDOWN(row) {}
 
+/* Assert that each range takes as few buffers as can be. */
 TEST_F_TIMEOUT(row, few_buffers, TIMEOUT)
 {
 	struct row *w = &self->w;
@@ -39,7 +40,7 @@ TEST_F_TIMEOUT(row, few_buffers, TIMEOUT)
 		unsigned int nr = expected_bufs(w, r, lens);
 		size_t len = total_len(w, r);
 
-		ASSERT_EQ((ssize_t)len, place(w, r, 0)) {
+		ASSERT_EQ((ssize_t)len, insert(w, r, 0)) {
 			TH_LOG("%s", r->name);
 		}
 		EXPECT_BUFS(nr, lens);
@@ -47,42 +48,43 @@ TEST_F_TIMEOUT(row, few_buffers, TIMEOUT)
 	}
 }
 
-#define PLACE(from, len, flags)							\
+#define INSERT(from, len, flags)					\
 	pvm(w->pid, w->wr, &(struct iovec){ w->mem + (from), len }, 1, flags)
 
-/* Neither a huge page that has a hole, nor one that ends there, is read beyond it. */
+/* Assert that the call ends at the hole of a huge page. */
 TEST_F_TIMEOUT(row, hole, TIMEOUT)
 {
 	struct row *w = &self->w;
-	size_t hole = 2 * w->huge + 9 * page_size, from = w->huge + 3 * page_size + 77;
-	size_t len = hole - from;
+	size_t from = w->huge + 3 * page_size + 77;
+	size_t hole = 2 * w->huge + 9 * page_size, len = hole - from;
 
 	ASSERT_TRUE(tell(w, UNMAP, hole, hole + page_size));
-	ASSERT_EQ((ssize_t)len, PLACE(from, len + 5 * page_size, 0));
+	ASSERT_EQ((ssize_t)len, INSERT(from, len + 5 * page_size, 0));
 	ASSERT_EQ((int)len, in_pipe(w->rd));
 	ASSERT_EQ((ssize_t)len, read_all(w->rd, w->buf, len));
 	EXPECT_EQ(len, differs(w->buf, from, len, OLD_BYTES));
-	EXPECT_EQ(-EFAULT, PLACE(hole, 2 * page_size, 0));
+	EXPECT_EQ(-EFAULT, INSERT(hole, 2 * page_size, 0));
 }
 
-/* Contiguous for the target, but not in the folio. */
+/* Assert that pages that are not neighbours in the folio are not merged. */
 TEST_F_TIMEOUT(row, exchanged_pages, TIMEOUT)
 {
 	struct row *w = &self->w;
 	size_t from = 2 * w->huge, p = page_size;
-	const size_t lens[] = { 4 * p, p, p, 6 * p }, was[] = { 0, 5 * p, 4 * p, 6 * p };
+	const size_t lens[] = { 4 * p, p, p, 6 * p };
+	const size_t was[] = { 0, 5 * p, 4 * p, 6 * p };
 
 	ASSERT_TRUE(tell(w, EXCHANGE_ENDS, from + 4 * p, from + 6 * p));
-	ASSERT_EQ((ssize_t)(12 * p), PLACE(from, 12 * p, 0));
+	ASSERT_EQ((ssize_t)(12 * p), INSERT(from, 12 * p, 0));
 	EXPECT_BUFS(ARRAY_SIZE(lens), lens);
 	for (size_t i = 0, done = 0; i < ARRAY_SIZE(lens); done += lens[i++])
 		EXPECT_EQ(lens[i], differs(w->buf + done, from + was[i], lens[i], OLD_BYTES));
 }
 
-/* The rest of a folio needs no room in the pipe; what is in between its pages does. */
+/* Assert that what lies between two parts of a folio needs a slot. */
 TEST_F_TIMEOUT(row, no_room_in_between, TIMEOUT)
 {
-	/* There is a page of the target's own, or none, so that it is a copy. */
+	/* In between is another page of the folio; or a hole, to be copied. */
 	static const enum op changes[] = { EXCHANGE_ENDS, DISCARD };
 	struct row *w = &self->w;
 	const size_t len = 4 * page_size;
@@ -92,17 +94,19 @@ TEST_F_TIMEOUT(row, no_room_in_between, TIMEOUT)
 
 		ASSERT_TRUE(tell(w, changes[i], from + len, from + 6 * page_size));
 		ASSERT_TRUE(renew_pipe(w, 1));
-		ASSERT_EQ((ssize_t)len, PLACE(from, 12 * page_size, 0));
+		ASSERT_EQ((ssize_t)len, INSERT(from, 12 * page_size, 0));
 		EXPECT_BUFS(1, &len);
 		EXPECT_EQ(len, differs(w->buf, from, len, OLD_BYTES));
 	}
 }
 
-/* Can the first and the last page of each part of the range be moved, or none of them? */
+/* Can all ends of the range's parts be moved? Or, if !wanted, none of them? */
 static bool move(const struct row *w, const struct range *r, bool wanted)
 {
 	for (unsigned int i = 0; i < r->nr; i++) {
-		size_t ends[] = { at(w, r->spans[i].from), at(w, r->spans[i].to) - 1 };
+		size_t ends[] = {
+			at(w, r->spans[i].from), at(w, r->spans[i].to) - 1,
+		};
 
 		for (int j = 0; j < 2; j++)
 			if (moves(w->pid, w->mem + ends[j] - ends[j] % page_size,
@@ -113,8 +117,8 @@ static bool move(const struct row *w, const struct range *r, bool wanted)
 }
 
 /*
- * A folio that was moved, or was not to be moved, may have been split. To discard it is
- * not enough: before Linux 6.14, a page table that is left keeps huge pages away.
+ * The kernel may have split a folio to move it. To discard it is not enough:
+ * before Linux 6.14, a page table that is left keeps huge pages away.
  */
 static bool make_anew(const struct row *w, bool by_ptes)
 {
@@ -122,7 +126,7 @@ static bool make_anew(const struct row *w, bool by_ptes)
 	       (!by_ptes || split_mappings(w));
 }
 
-/* Only a page that nobody holds can be moved. What finds no room is given back. */
+/* Assert that the pipe holds the pages that are in it, and no others. */
 TEST_F_TIMEOUT(row, references, 4 * TIMEOUT)
 {
 	struct row *w = &self->w;
@@ -132,20 +136,20 @@ TEST_F_TIMEOUT(row, references, 4 * TIMEOUT)
 		SKIP(return, "not two NUMA nodes to move pages between");
 	for (size_t i = 0; i < 2 * ARRAY_SIZE(ranges); i++) {
 		const struct range *r = &ranges[i / 2];
-		bool room = i % 2;
+		bool space = i % 2;
 
 		expected_bufs(w, r, lens);
-		ASSERT_TRUE(renew_pipe(w, room ? SLOTS : 1));
-		ASSERT_EQ((ssize_t)(room ? total_len(w, r) : lens[0]), place(w, r, 0));
-		EXPECT_TRUE(room ? move(w, r, false) : place(w, r, 0) == -EAGAIN) {
-			TH_LOG("moved, but in the pipe, or room for it: %s", r->name);
+		ASSERT_TRUE(renew_pipe(w, space ? SLOTS : 1));
+		ASSERT_EQ((ssize_t)(space ? total_len(w, r) : lens[0]), insert(w, r, 0));
+		EXPECT_TRUE(space ? move(w, r, false) : insert(w, r, 0) == -EAGAIN) {
+			TH_LOG("can be moved, or a slot is free: %s", r->name);
 		}
 		ASSERT_TRUE(renew_pipe(w, SLOTS));
 		EXPECT_TRUE(move(w, r, true)) {
-			TH_LOG("not to be moved: %s", r->name);
+			TH_LOG("still held: %s", r->name);
 		}
 		ASSERT_OR_SKIP(make_anew(w, variant->by_ptes), return,
-			       "no more huge pages are to be had now");
+			       "no more huge pages now");
 	}
 }
 
@@ -168,54 +172,57 @@ FIXTURE_SETUP(slots)
 
 FIXTURE_TEARDOWN(slots) {}
 
-/* Put into the pipe what has room there, from so many bytes after the first huge page. */
-#define PLACE_FROM(skip, flags) PLACE(w->huge + (skip), w->nr_huge * w->huge - (skip), flags)
+/* Insert all huge pages, but skip so many bytes of them first. */
+#define INSERT_FROM(skip, flags)					\
+	INSERT(w->huge + (skip), w->nr_huge * w->huge - (skip), flags)
 
-/* The pipe has nr buffers: the first one ends with a huge page, and the others are one. */
-#define EXPECT_HUGE_BUFS(nr, skip) do {							\
-	size_t _from = w->huge + (skip), _len = w->huge - (skip) % w->huge;		\
-											\
-	for (unsigned int _i = 0; _i < (nr); _i++) {					\
-		ASSERT_EQ((ssize_t)_len, next_buf(w, w->buf));				\
-		EXPECT_EQ(_len, differs(w->buf, _from, _len, OLD_BYTES));		\
-		_from += _len;								\
-		_len = w->huge;								\
-	}										\
-	EXPECT_EQ(0, in_pipe(w->rd));							\
+/* The pipe has nr buffers, each of one huge page: the first, of its end. */
+#define EXPECT_HUGE_BUFS(nr, skip) do {					\
+	size_t _from = w->huge + (skip), _len = w->huge - (skip) % w->huge; \
+									\
+	for (unsigned int _i = 0; _i < (nr); _i++) {			\
+		ASSERT_EQ((ssize_t)_len, next_buf(w, w->buf));		\
+		EXPECT_EQ(_len, differs(w->buf, _from, _len, OLD_BYTES)); \
+		_from += _len;						\
+		_len = w->huge;						\
+	}								\
+	EXPECT_EQ(0, in_pipe(w->rd));					\
 } while (0)
 
+/* Assert that each huge page takes one slot. */
 TEST_F_TIMEOUT(slots, one_for_each_huge_page, TIMEOUT)
 {
 	struct row *w = &self->w;
 	size_t skips[] = { 0, 5 * page_size + 7 };
 
 	for (size_t i = 0; i < ARRAY_SIZE(skips); i++) {
-		ASSERT_EQ((ssize_t)(SLOTS * w->huge - skips[i]), PLACE_FROM(skips[i], 0));
+		ASSERT_EQ((ssize_t)(SLOTS * w->huge - skips[i]), INSERT_FROM(skips[i], 0));
 		EXPECT_HUGE_BUFS(SLOTS, skips[i]);
 	}
 }
 
+/* Assert that a single slot takes a huge page, or the rest of one. */
 TEST_F_TIMEOUT(slots, a_pipe_of_one, TIMEOUT)
 {
 	struct row *w = &self->w;
 
 	ASSERT_TRUE(renew_pipe(w, 1));
-	ASSERT_EQ((ssize_t)w->huge, PLACE_FROM(0, 0));
-	EXPECT_EQ(-EAGAIN, PLACE_FROM(w->huge, SPLICE_F_NONBLOCK));
+	ASSERT_EQ((ssize_t)w->huge, INSERT_FROM(0, 0));
+	EXPECT_EQ(-EAGAIN, INSERT_FROM(w->huge, SPLICE_F_NONBLOCK));
 	EXPECT_HUGE_BUFS(1, 0);
-	/* From one byte on, it is the rest of the page. */
-	ASSERT_EQ(1, PLACE_FROM(w->huge - 1, 0));
+	/* From the last byte on, the rest of that page is one. */
+	ASSERT_EQ(1, INSERT_FROM(w->huge - 1, 0));
 	EXPECT_HUGE_BUFS(1, w->huge - 1);
 }
 
-/* Whatever is in the pipe keeps its slots, and is not added to. */
+/* Assert that buffers in the pipe keep their slots and are not added to. */
 TEST_F_TIMEOUT(slots, a_pipe_in_use, TIMEOUT)
 {
 	struct row *w = &self->w;
 
-	ASSERT_EQ(100, PLACE(w->huge, 100, 0));
+	ASSERT_EQ(100, INSERT(w->huge, 100, 0));
 	ASSERT_EQ(1, write(w->wr, "x", 1));
-	ASSERT_EQ((ssize_t)((SLOTS - 2) * w->huge - 100), PLACE_FROM(100, 0));
+	ASSERT_EQ((ssize_t)((SLOTS - 2) * w->huge - 100), INSERT_FROM(100, 0));
 	ASSERT_EQ(100, next_buf(w, w->buf));
 	EXPECT_EQ((size_t)100, differs(w->buf, w->huge, 100, OLD_BYTES));
 	ASSERT_EQ(1, next_buf(w, w->buf));
@@ -223,7 +230,7 @@ TEST_F_TIMEOUT(slots, a_pipe_in_use, TIMEOUT)
 	EXPECT_HUGE_BUFS(SLOTS - 2, 100);
 }
 
-/* 1024 ranges that follow one another in a huge page. */
+/* Assert that 1024 ranges in a row in a huge page take one slot. */
 TEST_F_TIMEOUT(slots, one_for_many_segments, TIMEOUT)
 {
 	struct row *w = &self->w;
@@ -239,7 +246,7 @@ TEST_F_TIMEOUT(slots, one_for_many_segments, TIMEOUT)
 	EXPECT_EQ(len, differs(w->buf, from, len, OLD_BYTES));
 }
 
-/* A gift is a page. */
+/* Assert that each page that is a gift takes a slot. */
 TEST_F_TIMEOUT(slots, gift, TIMEOUT)
 {
 	struct row *w = &self->w;
@@ -247,16 +254,16 @@ TEST_F_TIMEOUT(slots, gift, TIMEOUT)
 
 	for (int i = 0; i < SLOTS; i++)
 		lens[i] = page_size;
-	ASSERT_EQ((ssize_t)len, PLACE_FROM(0, SPLICE_F_GIFT));
+	ASSERT_EQ((ssize_t)len, INSERT_FROM(0, SPLICE_F_GIFT));
 	EXPECT_BUFS(SLOTS, lens);
 	EXPECT_EQ(len, differs(w->buf, w->huge, len, OLD_BYTES));
 }
 
-/* So much read(), write() and splice() move at most. */
+/* read(), write(), splice() and tee() move no more than that. */
 #define MOST (INT_MAX & ~(page_size - 1))
 
-/* Fill a pipe with the same huge page until it holds more than an int counts. */
-static bool place_more_than_an_int(struct row *w, unsigned int nr)
+/* Fill a pipe with one huge page until it holds more than an int counts. */
+static bool insert_more_than_an_int(struct row *w, unsigned int nr)
 {
 	struct iovec iov[1000];
 	unsigned int n;
@@ -264,7 +271,7 @@ static bool place_more_than_an_int(struct row *w, unsigned int nr)
 	for (unsigned int i = 0; i < ARRAY_SIZE(iov); i++)
 		iov[i] = (struct iovec){ w->mem + w->huge, w->huge };
 	for (; nr; nr -= n) {
-		/* And no call for more than a 32-bit caller can ask for. */
+		/* No call asks for more than a 32-bit caller can. */
 		n = nr < ARRAY_SIZE(iov) ? nr : ARRAY_SIZE(iov);
 		if (pvm(w->pid, w->wr, iov, n, 0) != (ssize_t)(n * w->huge))
 			return false;
@@ -272,7 +279,7 @@ static bool place_more_than_an_int(struct row *w, unsigned int nr)
 	return true;
 }
 
-/* No call places more than that, whatever the pipe has room for. */
+/* Assert that a call inserts at most MOST, whatever the pipe can hold. */
 TEST_F_TIMEOUT(slots, no_more_than_an_int, TIMEOUT)
 {
 	struct row *w = &self->w;
@@ -289,11 +296,12 @@ TEST_F_TIMEOUT(slots, no_more_than_an_int, TIMEOUT)
 	EXPECT_EQ((int)MOST, in_pipe(w->rd));
 }
 
-/* Whoever takes of it is told of less, not of an error after the fact. */
+/* Assert that splice() and tee() of more move MOST, and do not fail. */
 TEST_F_TIMEOUT(slots, more_than_an_int, TIMEOUT)
 {
-	/* More is an error, not a lot, to a kernel that extends the sign of 32 bits. */
-	const size_t all = sizeof(size_t) > sizeof(int) ? (size_t)INT_MAX + 1 : INT_MAX;
+	/* A 32-bit caller's larger length is negative to some kernels. */
+	const size_t all = sizeof(size_t) > sizeof(int) ?
+			   (size_t)INT_MAX + 1 : INT_MAX;
 	struct row *w = &self->w;
 	unsigned int nr = INT_MAX / w->huge + 16;
 	int rd, wr, null = open("/dev/null", O_WRONLY);
@@ -301,12 +309,12 @@ TEST_F_TIMEOUT(slots, more_than_an_int, TIMEOUT)
 	if (fcntl(w->wr, F_SETPIPE_SZ, nr * page_size) < 0)
 		SKIP(return, "may not have a pipe of %u pages", nr);
 	ASSERT_TRUE(open_pipe(&rd, &wr, nr));
-	ASSERT_TRUE(place_more_than_an_int(w, nr));
+	ASSERT_TRUE(insert_more_than_an_int(w, nr));
 	EXPECT_EQ(INT_MAX, in_pipe(w->rd));
 	EXPECT_EQ((ssize_t)MOST, tee(w->rd, wr, all, 0));
 	EXPECT_EQ((int)MOST, in_pipe(rd));
 	EXPECT_EQ((ssize_t)MOST, splice(w->rd, NULL, null, NULL, all, 0));
-	ASSERT_TRUE(place_more_than_an_int(w, nr - 16));
+	ASSERT_TRUE(insert_more_than_an_int(w, nr - 16));
 	EXPECT_EQ(INT_MAX, in_pipe(w->rd));
 	close(rd);
 	close(wr);
@@ -315,8 +323,6 @@ TEST_F_TIMEOUT(slots, more_than_an_int, TIMEOUT)
 	EXPECT_EQ((int)MOST, in_pipe(rd));
 }
 
-/* Folios of an own, smaller size, which only PTEs map. */
-
 static bool set_folio_size(size_t size, const char *value)
 {
 	char path[96];
@@ -324,18 +330,19 @@ static bool set_folio_size(size_t size, const char *value)
 	snprintf(path, sizeof(path), THP_DIR "hugepages-%zukB/enabled", size >> 10);
 	if (value)
 		return change_setting(path, value);
-	restore_setting(path);
+	undo_change(undo_setting, path);
 	return true;
 }
 
-/* Such folios, and no larger ones, which the kernel would take first. */
+/* Folios of MEDIUM_SIZE, and none larger, which the kernel would take first. */
 static bool fill_medium(const struct row *w, size_t from, size_t to)
 {
 	bool ok = set_folio_size(MEDIUM_SIZE, "madvise");
 
 	for (size_t size = 2 * MEDIUM_SIZE; size < w->huge; size *= 2)
 		ok = ok && set_folio_size(size, "never");
-	ok = ok && tell(w, HUGE_PAGES, from, to) && tell(w, WRITE_OLD, from, to);
+	ok = ok && tell(w, HUGE_PAGES, from, to) &&
+	     tell(w, WRITE_OLD, from, to);
 	for (size_t size = MEDIUM_SIZE; size < w->huge; size *= 2)
 		set_folio_size(size, NULL);
 	return ok && tell(w, SMALL_PAGES, from, to);
@@ -351,6 +358,7 @@ static bool is_contiguous(const struct row *w, size_t pos, size_t len)
 	return first && first % (len / page_size) == 0;
 }
 
+/* Assert that a folio that only PTEs map takes one slot. */
 TEST_F_TIMEOUT(row, folios_of_64k, TIMEOUT)
 {
 	struct row *w = &self->w;
@@ -364,21 +372,21 @@ TEST_F_TIMEOUT(row, folios_of_64k, TIMEOUT)
 		SKIP(return, "no folios of 64 KiB");
 	ASSERT_TRUE(tell(w, MAP_ANEW, 0, w->huge));
 	ASSERT_OR_SKIP(fill_medium(w, MEDIUM_SIZE, to), return,
-		       "folios of 64 KiB can't be turned on");
+		       "may not turn on folios of 64 KiB");
 	for (size_t pos = MEDIUM_SIZE; pos < to && nr < SLOTS; pos += MEDIUM_SIZE) {
 		ASSERT_OR_SKIP(is_contiguous(w, pos, MEDIUM_SIZE), return,
-			       "no folios of 64 KiB are to be had now");
+			       "no folios of 64 KiB now");
 		lens[nr] = nr ? MEDIUM_SIZE : MEDIUM_SIZE - 99;
 		len += lens[nr++];
 	}
-	ASSERT_EQ((ssize_t)len, PLACE(MEDIUM_SIZE + 99, len, 0));
+	ASSERT_EQ((ssize_t)len, INSERT(MEDIUM_SIZE + 99, len, 0));
 	EXPECT_BUFS(nr, lens);
 	EXPECT_EQ(len, differs(w->buf, MEDIUM_SIZE + 99, len, OLD_BYTES));
 }
 
 /*
- * Pages of one folio, of which some ('#') are exclusive to the target, and others were
- * left by fork(): these are copied, each into a buffer of its own.
+ * Pages of one folio, of which some ('#') are exclusive to the target. fork()
+ * has left the others shared: the call copies each into a buffer of its own.
  */
 FIXTURE(runs) {
 	struct row w;
@@ -387,7 +395,7 @@ FIXTURE(runs) {
 FIXTURE_VARIANT(runs) {
 	const char *pages;
 	bool by_ptes;
-	bool by_writing;	/* to those that are exclusive, when the child is gone */
+	bool by_writing;	/* makes them exclusive, after fork() */
 };
 
 #define SOME_PAGES "...#######..##.#.....####"
@@ -405,7 +413,7 @@ FIXTURE_VARIANT_ADD(runs, all_left_by_ptes) { NO_PAGES, true, false };
 FIXTURE_SETUP(runs)
 {
 	if (variant->by_writing && geteuid())
-		SKIP(return, "needs root, to see which pages are copied on a write");
+		SKIP(return, "needs root, to see which pages a write copies");
 	START_ROW(return, &self->w, 1, variant->by_ptes);
 	ASSERT_TRUE(renew_pipe(&self->w, MAX_BUFS));
 }
@@ -424,12 +432,14 @@ static bool tell_pages(const struct row *w, const char *pages, enum op op)
 	return true;
 }
 
-static bool make_exclusive(const struct row *w, const char *pages, bool by_writing)
+static bool make_exclusive(const struct row *w, const char *pages,
+			   bool by_writing)
 {
 	if (by_writing)
-		return tell(w, FORK_ONCE, 0, 0) && tell_pages(w, pages, WRITE_OLD);
-	return tell_pages(w, pages, KEEP_FROM_FORK) && tell(w, FORK_ONCE, 0, 0) &&
-	       tell_pages(w, pages, GIVE_TO_FORK);
+		return tell(w, FORK_ONCE, 0, 0) &&
+		       tell_pages(w, pages, WRITE_OLD);
+	return tell_pages(w, pages, KEEP_FROM_FORK) &&
+	       tell(w, FORK_ONCE, 0, 0) && tell_pages(w, pages, GIVE_TO_FORK);
 }
 
 static void find_frames(const struct row *w, uint64_t *frames)
@@ -439,11 +449,11 @@ static void find_frames(const struct row *w, uint64_t *frames)
 }
 
 /*
- * The lengths of the buffers. Some kernels do not take a page of a large folio over on
- * a write, but copy it: then it is exclusive, but has another frame, and no neighbour.
+ * The lengths of the buffers. Some kernels copy a page of a large folio on a
+ * write: then it is exclusive, but has another frame, and no neighbour.
  */
-static unsigned int expected_runs(const char *pages, const uint64_t *was, const uint64_t *is,
-				  size_t *lens)
+static unsigned int expected_runs(const char *pages, const uint64_t *was,
+				  const uint64_t *is, size_t *lens)
 {
 	bool before = false;
 	unsigned int nr = 0;
@@ -459,6 +469,7 @@ static unsigned int expected_runs(const char *pages, const uint64_t *was, const 
 	return nr;
 }
 
+/* Assert that exclusive neighbours take one slot, and others are copied. */
 TEST_F_TIMEOUT(runs, are_merged, TIMEOUT)
 {
 	size_t len = NR_PAGES_OF_RUNS * page_size, lens[MAX_BUFS], skip = 100;
@@ -471,14 +482,15 @@ TEST_F_TIMEOUT(runs, are_merged, TIMEOUT)
 	find_frames(w, is);
 	nr = expected_runs(variant->pages, was, is, lens);
 	lens[0] -= skip;
-	ASSERT_EQ((ssize_t)(len - skip), PLACE(w->huge + skip, len - skip, 0));
+	ASSERT_EQ((ssize_t)(len - skip), INSERT(w->huge + skip, len - skip, 0));
 	ASSERT_TRUE(tell(w, WRITE_NEW, w->huge, w->huge + len));
 	EXPECT_BUFS(nr, lens);
 	for (size_t i = 0; variant->pages[i]; i++, skip = 0) {
 		size_t from = i * page_size + skip, n = page_size - skip;
+		bool shared = variant->pages[i] == '#';
 
 		EXPECT_EQ(n, differs(w->buf + from - 100, w->huge + from, n,
-				     variant->pages[i] == '#' ? NEW_BYTES : OLD_BYTES)) {
+				     shared ? NEW_BYTES : OLD_BYTES)) {
 			TH_LOG("page %zu", i);
 		}
 	}
@@ -517,7 +529,7 @@ static const struct {
 	  { { UNMAP, MIDDLE }, { PAGE_OUT, START } } },
 };
 
-/* If the pipe had memory that was freed, it would now have these bytes. */
+/* Now the pipe would have these bytes if its memory had been freed. */
 static void reuse_freed_memory(const struct row *w, int advice)
 {
 	size_t len = 4 * w->huge;
@@ -528,6 +540,7 @@ static void reuse_freed_memory(const struct row *w, int advice)
 	munmap(p, len);
 }
 
+/* Assert that the bytes in the pipe stay right whatever the target does. */
 TEST_F_TIMEOUT(row, bytes_stay, 4 * TIMEOUT)
 {
 	static const struct range r = {
@@ -538,7 +551,7 @@ TEST_F_TIMEOUT(row, bytes_stay, 4 * TIMEOUT)
 	unsigned int nr = expected_bufs(w, &r, lens);
 
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
-		ASSERT_EQ((ssize_t)len, place(w, &r, 0));
+		ASSERT_EQ((ssize_t)len, insert(w, &r, 0));
 		for (unsigned int j = 0; j < events[i].nr; j++) {
 			const struct step *step = &events[i].steps[j];
 
@@ -554,7 +567,7 @@ TEST_F_TIMEOUT(row, bytes_stay, 4 * TIMEOUT)
 			TH_LOG("%s", events[i].what);
 		}
 		ASSERT_OR_SKIP(make_anew(w, variant->by_ptes), return,
-			       "no more huge pages are to be had now");
+			       "no more huge pages now");
 	}
 }
 

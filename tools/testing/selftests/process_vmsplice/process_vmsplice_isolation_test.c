@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What process_vmsplice() has put into a pipe is isolated: whatever happens to the
- * memory before the pipe is read, the reader sees the bytes of the time of the call or,
- * where the page is shared with the target, what the target itself wrote there since.
- * Never another process's later bytes, never the page cache's, never freed memory.
+ * What process_vmsplice() inserts into a pipe is isolated: whatever happens to
+ * the memory before the pipe is read, the reader sees the bytes of the time of
+ * the call or, in a page shared with the target, what the target wrote since.
+ * Never another process's later bytes, nor the page cache's, nor freed memory.
  *
- * One table says so for each kind of memory and each event; each cell is a test. Two
- * processes play: A, a child of the test, and B, forked from A by those kinds of memory
- * that have a second owner. One of them is the target, the other is "the other".
+ * One table says so for each kind of memory and each event; a cell is a test.
+ * Two processes play: A, a child of the test, and B, a child of A for kinds of
+ * memory with two owners. One of them is the target, the other is "the other".
  */
 #define _GNU_SOURCE
 #include "pvm_test.h"
 
-/* As many pages are looked at, from the start of the memory on. */
+/* The tests look at so many pages, from the start of the memory on. */
 #define SPAN_PAGES 8
 #define SPAN (SPAN_PAGES * page_size)
-/* In the middle of them: the one that is poisoned. */
+/* In the middle of them: the poisoned one. */
 #define POISONED 4
-/* At the start of them: those that are not merged, for they are in the pipe. */
+/* At the start of them: those in the pipe, which KSM does not merge. */
 #define IN_PIPE 4
 
-/* Flags of /proc/kpageflags, and those of pagemap in place of the bits above. */
+/* Flags of /proc/kpageflags, and of pagemap in place of the bits above. */
 #define KPF_MMAP BIT_OF(11)
 #define KPF_ANON BIT_OF(12)
 #define KPF_SWAPBACKED BIT_OF(14)
@@ -38,7 +38,7 @@ enum mapping { SMALL, HUGE, MEDIUM, HUGETLB, SHMEM, MEMFD, PRIVATE_FILE };
 
 enum pmd { ANY, BY_PMD, BY_PTES };
 
-/* Who does a step, and what: an op of pvm_test.h, or one of these. */
+/* The actor of a step, and the act: an op of pvm_test.h, or one of these. */
 enum who { NOBODY_MORE, A, B, TARGET, OTHER };
 
 enum {
@@ -53,7 +53,7 @@ struct step {
 
 #define MAX_STEPS 6
 
-/* A kind of memory: how it is made, and how to know that it is what it should be. */
+/* A kind of memory: how to make it, and how to know that it is as it should. */
 struct backing {
 	enum mapping mapping;
 	struct step steps[MAX_STEPS];
@@ -65,55 +65,63 @@ struct backing {
 
 #define BACKING(name, ...) static const struct backing name = { __VA_ARGS__ }
 #define STEPS(...) .steps = { __VA_ARGS__ }
+#define HUGE_STEPS(...) STEPS({ A, HUGE_PAGES }, { A, WRITE_OLD }, __VA_ARGS__)
+#define KSM_STEPS(...)							\
+	STEPS({ A, FORK }, __VA_ARGS__, { B, MERGE }, { B, WRITE_OLD })
 
-BACKING(anon, SMALL, STEPS({ A, WRITE_OLD }), .set = KPF_ANON | PM_ALONE, .clear = KPF_THP);
-BACKING(thp, HUGE, STEPS({ A, HUGE_PAGES }, { A, WRITE_OLD }),
-	.set = KPF_ANON | KPF_THP, .pmd = BY_PMD);
-/* A huge page whose PMD is split: by a change of protection, or by losing a half. */
-BACKING(thp_split, HUGE, STEPS({ A, HUGE_PAGES }, { A, WRITE_OLD }, { A, SPLIT_PMD }),
+BACKING(anon, SMALL, STEPS({ A, WRITE_OLD }),
+	.set = KPF_ANON | PM_ALONE, .clear = KPF_THP);
+BACKING(thp, HUGE, HUGE_STEPS(), .set = KPF_ANON | KPF_THP, .pmd = BY_PMD);
+/* A huge page with a split PMD: by a change of protection, or a lost half. */
+BACKING(thp_split, HUGE, HUGE_STEPS({ A, SPLIT_PMD }),
 	.set = KPF_ANON | KPF_THP, .pmd = BY_PTES);
-BACKING(thp_part, HUGE, STEPS({ A, HUGE_PAGES }, { A, WRITE_OLD }, { A, UNMAP_HALF }),
+BACKING(thp_part, HUGE, HUGE_STEPS({ A, UNMAP_HALF }),
 	.set = KPF_ANON | KPF_THP, .pmd = BY_PTES);
 /* A large folio that is always mapped by PTEs. */
-BACKING(mthp, MEDIUM, STEPS({ A, HUGE_PAGES }, { A, WRITE_OLD }),
-	.set = KPF_ANON | KPF_THP, .pmd = BY_PTES);
+BACKING(mthp, MEDIUM, HUGE_STEPS(), .set = KPF_ANON | KPF_THP, .pmd = BY_PTES);
 BACKING(hugetlb, HUGETLB, STEPS({ A, WRITE_OLD }), .set = KPF_HUGE);
 BACKING(shmem, SHMEM, STEPS({ A, WRITE_OLD }, { A, FORK }),
 	.set = KPF_SWAPBACKED | PM_PRESENT, .clear = KPF_ANON);
 BACKING(memfd, MEMFD, STEPS({ A, WRITE_OLD }, { A, FORK }),
 	.set = KPF_SWAPBACKED | PM_PRESENT, .clear = KPF_ANON);
-BACKING(file_clean, PRIVATE_FILE, STEPS({ A, READ }, { A, FORK }), .file_seed = OLD_BYTES,
-	.set = KPF_MMAP | PM_PRESENT, .clear = KPF_ANON);
-/* A page of its own, in a process that forked before it came to be. */
+BACKING(file_clean, PRIVATE_FILE, STEPS({ A, READ }, { A, FORK }),
+	.set = KPF_MMAP | PM_PRESENT, .clear = KPF_ANON,
+	.file_seed = OLD_BYTES);
+/* A page of A's own, which is newer than B. */
 BACKING(file_dirty, PRIVATE_FILE, STEPS({ A, FORK }, { A, WRITE_OLD }),
 	.file_seed = FILE_BYTES, .set = KPF_ANON | PM_ALONE);
 /*
- * A and B have each written the same. (Some kernels say KPF_KSM of all that is anonymous:
- * that neither has its page alone any more is what tells.)
+ * A and B have each written the same. (Some kernels set KPF_KSM for all that is
+ * anonymous: there, the lack of PM_ALONE shows that KSM has merged the page.)
  */
-BACKING(ksm, SMALL, STEPS({ A, FORK }, { A, MERGE }, { A, WRITE_OLD }, { B, MERGE },
-			  { B, WRITE_OLD }), .set = KPF_KSM, .clear = PM_ALONE);
-BACKING(zero_page, SMALL, STEPS({ A, READ }), .set = KPF_ZERO_PAGE, .zeros = true);
+BACKING(ksm, SMALL, KSM_STEPS({ A, MERGE }, { A, WRITE_OLD }),
+	.set = KPF_KSM, .clear = PM_ALONE);
+BACKING(zero_page, SMALL, STEPS({ A, READ }),
+	.set = KPF_ZERO_PAGE, .zeros = true);
 BACKING(huge_zero, HUGE, STEPS({ A, HUGE_PAGES }, { A, READ }),
 	.set = KPF_ZERO_PAGE | KPF_THP, .zeros = true);
 BACKING(cow_parent, SMALL, STEPS({ A, WRITE_OLD }, { A, FORK }),
 	.set = KPF_ANON, .clear = PM_ALONE);
-BACKING(cow_child, SMALL, STEPS({ A, WRITE_OLD }, { A, FORK }), .target_is_b = true,
-	.set = KPF_ANON, .clear = PM_ALONE);
-BACKING(thp_cow_parent, HUGE, STEPS({ A, HUGE_PAGES }, { A, WRITE_OLD }, { A, FORK }),
+BACKING(cow_child, SMALL, STEPS({ A, WRITE_OLD }, { A, FORK }),
+	.target_is_b = true, .set = KPF_ANON, .clear = PM_ALONE);
+BACKING(thp_cow_parent, HUGE, HUGE_STEPS({ A, FORK }),
 	.set = KPF_ANON | KPF_THP, .clear = PM_ALONE, .pmd = BY_PMD);
-BACKING(thp_cow_child, HUGE, STEPS({ A, HUGE_PAGES }, { A, WRITE_OLD }, { A, FORK }),
-	.target_is_b = true, .set = KPF_ANON | KPF_THP, .clear = PM_ALONE, .pmd = BY_PMD);
-BACKING(hugetlb_parent, HUGETLB, STEPS({ A, WRITE_OLD }, { A, FORK }), .set = KPF_HUGE);
-BACKING(hugetlb_child, HUGETLB, STEPS({ A, WRITE_OLD }, { A, FORK }), .target_is_b = true,
+BACKING(thp_cow_child, HUGE, HUGE_STEPS({ A, FORK }),
+	.set = KPF_ANON | KPF_THP, .clear = PM_ALONE, .pmd = BY_PMD,
+	.target_is_b = true);
+BACKING(hugetlb_parent, HUGETLB, STEPS({ A, WRITE_OLD }, { A, FORK }),
 	.set = KPF_HUGE);
+BACKING(hugetlb_child, HUGETLB, STEPS({ A, WRITE_OLD }, { A, FORK }),
+	.target_is_b = true, .set = KPF_HUGE);
 BACKING(swapped, SMALL, STEPS({ A, WRITE_OLD }, { A, SWAP_OUT }),
 	.set = PM_SWAP, .clear = PM_PRESENT);
-BACKING(swapped_cow, SMALL, STEPS({ A, WRITE_OLD }, { A, SWAP_OUT }, { A, FORK }),
+BACKING(swapped_cow, SMALL,
+	STEPS({ A, WRITE_OLD }, { A, SWAP_OUT }, { A, FORK }),
 	.set = PM_SWAP, .clear = PM_PRESENT);
 
 /* The events: the steps that follow the call. */
-#define EVENT(name, ...) static const struct step name[MAX_STEPS] = { __VA_ARGS__ }
+#define EVENT(name, ...)						\
+	static const struct step name[MAX_STEPS] = { __VA_ARGS__ }
 
 EVENT(writes, { TARGET, WRITE_NEW });
 EVENT(other_writes, { OTHER, OTHER_WRITES });
@@ -136,7 +144,7 @@ struct world {
 	size_t size;
 	int file, rd, wr;
 	pid_t a, b;
-	int ctl[MAX_SERVERS], forks;	/* A, B if there is one, a child of the target */
+	int ctl[MAX_SERVERS], forks;	/* A, perhaps B, the target's child */
 	uint64_t poisoned;		/* a frame */
 };
 
@@ -160,7 +168,8 @@ static pid_t target_pid(const struct world *w)
 
 static int ctl_of(const struct world *w, enum who who)
 {
-	return w->ctl[who == B || who == (w->backing->target_is_b ? TARGET : OTHER)];
+	return w->ctl[who == B ||
+		      who == (w->backing->target_is_b ? TARGET : OTHER)];
 }
 
 static uint64_t page_flags(pid_t pid, const void *addr)
@@ -172,9 +181,9 @@ static uint64_t page_flags(pid_t pid, const void *addr)
 	return flags;
 }
 
-/* The first of the pages of the span without all flags of set, or with one of clear. */
-static size_t first_other_page(pid_t pid, const unsigned char *mem, uint64_t set,
-			       uint64_t clear)
+/* The first page of the span without all flags of set, or with one of clear. */
+static size_t first_other_page(pid_t pid, const unsigned char *mem,
+			       uint64_t set, uint64_t clear)
 {
 	size_t i;
 
@@ -189,7 +198,8 @@ static size_t first_other_page(pid_t pid, const unsigned char *mem, uint64_t set
 
 static bool pages_are(pid_t pid, const struct world *w)
 {
-	return first_other_page(pid, w->mem, w->backing->set, w->backing->clear) == SPAN_PAGES;
+	return first_other_page(pid, w->mem, w->backing->set,
+				w->backing->clear) == SPAN_PAGES;
 }
 
 static bool frame_has(uint64_t frame, uint64_t flag)
@@ -201,7 +211,7 @@ static void wait_for_pages(pid_t pid, const struct world *w)
 {
 	while (!pages_are(pid, w)) {
 		if (strchr("ZX", thread_state(pid)))
-			give_up("who has the memory has ended");
+			give_up("the process with the memory has ended");
 		sched_yield();
 	}
 }
@@ -209,7 +219,7 @@ static void wait_for_pages(pid_t pid, const struct world *w)
 /* Reclaim may pass over a page that is not on its list yet. */
 static bool swap_out(const struct world *w)
 {
-	while (first_other_page(w->a, w->mem, PM_SWAP, PM_PRESENT) != SPAN_PAGES)
+	while (first_other_page(w->a, w->mem, PM_SWAP, PM_PRESENT) < SPAN_PAGES)
 		if (!command(w->ctl[0], PAGE_OUT, 0, SPAN))
 			return false;
 	return true;
@@ -227,12 +237,12 @@ static bool migrate(pid_t pid, unsigned char *mem)
 		return false;
 	for (size_t i = 0; i < SPAN_PAGES; i++)
 		nodes[i] = !status[i];
-	/* How many were moved depends on who else holds them: none has to be. */
+	/* It moves those that nobody else holds, which may be none. */
 	return syscall(SYS_move_pages, pid, SPAN_PAGES, pages, nodes, status,
 		       MPOL_MF_MOVE_ALL) >= 0;
 }
 
-/* There are no holes to be made in what has no file but by advice. */
+/* Only advice can make a hole in what has no file. */
 static bool truncate_file(const struct world *w, int ctl)
 {
 	if (w->backing->mapping == SHMEM)
@@ -240,7 +250,7 @@ static bool truncate_file(const struct world *w, int ctl)
 	return !ftruncate(w->file, 0);
 }
 
-/* Who writes to a file does not do so by a mapping that is private. */
+/* Nobody writes to a file by a private mapping. */
 static bool other_writes_too(const struct world *w, int ctl)
 {
 	if (w->backing->mapping == PRIVATE_FILE)
@@ -299,7 +309,7 @@ static bool do_step(struct world *w, const struct step *step)
 	}
 }
 
-/* The number of those that were done. */
+/* The number of the steps, or the negative number of the one that failed. */
 static int do_steps(struct world *w, const struct step *steps)
 {
 	int i;
@@ -310,7 +320,7 @@ static int do_steps(struct world *w, const struct step *steps)
 	return i;
 }
 
-/* All run on one CPU: what is freed there is what is allocated there next. */
+/* All run on one CPU, which allocates next what it has freed last. */
 static void stay_on_one_cpu(void)
 {
 	cpu_set_t set;
@@ -320,7 +330,7 @@ static void stay_on_one_cpu(void)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
-/* If the pipe had a page that was freed, it would now have these bytes. */
+/* Now the pipe would have these bytes if a page of it had been freed. */
 static void reuse_freed_pages(void)
 {
 	size_t len = 128 * page_size;
@@ -336,8 +346,9 @@ static size_t mapping_size(enum mapping mapping)
 	case HUGETLB:
 		return hugetlb_size();
 	case MEDIUM:
-		/* Not a size that this kernel has, or that has a span in it. */
-		return access(MEDIUM_DIR, F_OK) || MEDIUM_SIZE < SPAN ? 0 : MEDIUM_SIZE;
+		/* The kernel may not have it, or the span not fit in. */
+		return access(MEDIUM_DIR, F_OK) || MEDIUM_SIZE < SPAN ? 0 :
+		       MEDIUM_SIZE;
 	default:
 		return 2 * SPAN;
 	}
@@ -366,8 +377,8 @@ static void *map_memory(struct world *w)
 	case PRIVATE_FILE:
 		flags = w->backing->mapping == MEMFD ? MAP_SHARED : MAP_PRIVATE;
 		w->file = pattern_file(w->size, w->backing->file_seed);
-		w->file_mem = mmap(NULL, w->size, PROT_READ | PROT_WRITE, MAP_SHARED,
-				   w->file, 0);
+		w->file_mem = mmap(NULL, w->size, PROT_READ | PROT_WRITE,
+				   MAP_SHARED, w->file, 0);
 	}
 	return mmap(NULL, w->size, PROT_READ | PROT_WRITE, flags, w->file, 0);
 }
@@ -414,8 +425,9 @@ static bool is_as_it_should(const struct world *w)
 		wait_for_pages(w->a, w);
 		wait_for_pages(w->b, w);
 	}
-	return pages_are(pid, w) && (b->pmd == ANY ||
-				     !huge_bytes(pid, w->mem, SPAN) == (b->pmd == BY_PTES));
+	return pages_are(pid, w) &&
+	       (b->pmd == ANY ||
+		!huge_bytes(pid, w->mem, SPAN) == (b->pmd == BY_PTES));
 }
 
 /* A poisoned page is lost to the host until this file is told its frame. */
@@ -424,10 +436,10 @@ static bool is_as_it_should(const struct world *w)
 static void undo_poison(const struct change *c)
 {
 	if (!write_file(UNPOISON, c->what))
-		fprintf(stderr, "# page %s stays poisoned: %s\n", c->what, strerror(errno));
+		fprintf(stderr, "# page %s stays poisoned: %m\n", c->what);
 }
 
-/* Their memory must be free for the next test; it can't be while a pipe holds it. */
+/* Free their memory for the next test; that can't be while a pipe holds it. */
 static void end_world(struct world *w)
 {
 	char frame[32];
@@ -438,11 +450,12 @@ static void end_world(struct world *w)
 		;
 	close(w->rd);
 	close(w->wr);
-	snprintf(frame, sizeof(frame), "%#llx", (unsigned long long)w->poisoned);
+	snprintf(frame, sizeof(frame), "%#llx",
+		 (unsigned long long)w->poisoned);
 	undo_change(undo_poison, frame);
 }
 
-/* A huge page that the kernel has not got is nobody's fault, but on our own host. */
+/* Any host may have no huge page now, but our own. */
 #define MAKE_WORLD(statement, b) do {					\
 	struct world *_w = &self->w;					\
 	const char *_missing = why_not(b);				\
@@ -461,7 +474,7 @@ static void end_world(struct world *w)
 	ASSERT_LT(0, _w->a);						\
 	ASSERT_LT(0, do_steps(_w, (b)->steps));				\
 	if ((b)->set & KPF_THP && !host_is_ours() && !is_as_it_should(_w)) \
-		SKIP(statement, "no huge page is to be had now");	\
+		SKIP(statement, "no huge page now");			\
 	ASSERT_TRUE(is_as_it_should(_w)) {				\
 		TH_LOG("from page %zu on, the memory is not of this kind", \
 		       first_other_page(target_pid(_w), _w->mem, (b)->set, (b)->clear)); \
@@ -508,6 +521,7 @@ static const char *whose(const unsigned char *buf, size_t from)
 	return is_filled(buf, page_size, 0xaa) ? "freed memory's" : "a mixture";
 }
 
+/* Assert that the reader sees what the table below says. */
 TEST_F_TIMEOUT(cell, reader_sees, TIMEOUT)
 {
 	const char *right = variant->live ? "written by the target since" :
@@ -516,8 +530,9 @@ TEST_F_TIMEOUT(cell, reader_sees, TIMEOUT)
 	struct iovec iov = { w->mem, SPAN };
 	unsigned char *buf = malloc(SPAN);
 
-	/* The flag concerns slots of the pipe alone, not what has to come from swap. */
-	ASSERT_EQ((ssize_t)SPAN, pvm(target_pid(w), w->wr, &iov, 1, SPLICE_F_NONBLOCK));
+	/* The flag concerns the pipe's slots alone, not a fault from swap. */
+	ASSERT_EQ((ssize_t)SPAN,
+		  pvm(target_pid(w), w->wr, &iov, 1, SPLICE_F_NONBLOCK));
 	ASSERT_LT(0, do_steps(w, variant->event));
 	reuse_freed_pages();
 	ASSERT_EQ((int)SPAN, in_pipe(w->rd));
@@ -532,11 +547,11 @@ TEST_F_TIMEOUT(cell, reader_sees, TIMEOUT)
 /*
  * The table. A cell says what the reader sees:
  *   OLD      the bytes of the time of the call
- *   LIVE     what the target wrote since: the page is shared, and its own
+ *   LIVE     what the target wrote since: its own page is shared
  * or why there is nothing to see:
  *   ALONE    no other process has the memory
- *   NO_FILE  nor has it a file to be truncated
- *   FIXED    pages of the kind are neither paged out nor migrated
+ *   NO_FILE  there is no file to truncate
+ *   FIXED    the kernel does not page out, or not migrate, such pages
  */
 #define CELL_OLD(b, e)		CELL_TEST(b, e, false)
 #define CELL_LIVE(b, e)		CELL_TEST(b, e, true)
@@ -544,27 +559,27 @@ TEST_F_TIMEOUT(cell, reader_sees, TIMEOUT)
 #define CELL_NO_FILE(b, e)
 #define CELL_FIXED(b, e)
 
-#define CELL_TEST(b, e, is_live)							\
-	FIXTURE_VARIANT_ADD(cell, b##_##e) {						\
-		.backing = &(b), .event = e, .live = is_live,				\
-	};										\
+#define CELL_TEST(b, e, is_live)					\
+	FIXTURE_VARIANT_ADD(cell, b##_##e) {				\
+		.backing = &(b), .event = e, .live = is_live,		\
+	};								\
 	struct cell_##b##_##e
 
 /* One column a line; the last takes the semicolon. */
-#define ROW(b, w, o, uo, z, x, fw, k, fk, t, d, p, n, m)				\
-	CELL_##w(b, writes);								\
-	CELL_##o(b, other_writes);							\
-	CELL_##uo(b, unmaps_other_writes);						\
-	CELL_##z(b, exits);								\
-	CELL_##x(b, execs);								\
-	CELL_##fw(b, forks_and_writes);							\
-	CELL_##k(b, forks_child_writes);						\
-	CELL_##fk(b, forks_unmaps_child_writes);					\
-	CELL_##t(b, truncates);								\
-	CELL_##d(b, discards_and_writes);						\
-	CELL_##p(b, pages_out);								\
-	CELL_##n(b, protects);								\
-	CELL_##m(b, is_migrated);							\
+#define ROW(b, w, o, uo, z, x, fw, k, fk, t, d, p, n, m)		\
+	CELL_##w(b, writes);						\
+	CELL_##o(b, other_writes);					\
+	CELL_##uo(b, unmaps_other_writes);				\
+	CELL_##z(b, exits);						\
+	CELL_##x(b, execs);						\
+	CELL_##fw(b, forks_and_writes);					\
+	CELL_##k(b, forks_child_writes);				\
+	CELL_##fk(b, forks_unmaps_child_writes);			\
+	CELL_##t(b, truncates);						\
+	CELL_##d(b, discards_and_writes);				\
+	CELL_##p(b, pages_out);						\
+	CELL_##n(b, protects);						\
+	CELL_##m(b, is_migrated);					\
 	struct row_##b
 
 /*                  w     o      uo     z    x    fw   k    fk   t        d    p      n    m */
@@ -590,7 +605,7 @@ ROW(hugetlb_child,  OLD,  OLD,   OLD,   OLD, OLD, OLD, OLD, OLD, NO_FILE, OLD, F
 ROW(swapped,        LIVE, ALONE, ALONE, OLD, OLD, OLD, OLD, OLD, NO_FILE, OLD, OLD,   OLD, OLD);
 ROW(swapped_cow,    OLD,  OLD,   OLD,   OLD, OLD, OLD, OLD, OLD, NO_FILE, OLD, OLD,   OLD, OLD);
 
-/* Apart from the table: memory of the target that changes no more. */
+/* Apart from the table: memory to which the target does not write any more. */
 FIXTURE(memory) {
 	struct world w;
 };
@@ -613,7 +628,7 @@ FIXTURE_TEARDOWN(memory)
 	end_world(&self->w);
 }
 
-/* What is written to the pipe later has a page of its own, not the rest of this one. */
+/* Assert that data written to the pipe later gets a page of its own. */
 TEST_F_TIMEOUT(memory, write_to_the_pipe, TIMEOUT)
 {
 	unsigned char *buf = malloc(SPAN), more[] = "written later";
@@ -628,27 +643,29 @@ TEST_F_TIMEOUT(memory, write_to_the_pipe, TIMEOUT)
 	EXPECT_EQ((size_t)100, differs(buf, 0, 100, OLD_BYTES));
 	ASSERT_EQ((ssize_t)sizeof(more), read_all(w->rd, buf, sizeof(more)));
 	EXPECT_EQ(0, memcmp(buf, more, sizeof(more)));
-	/* Nor is the page the pipe's to fill when the reader is done with it. */
+	/* Nor does the pipe fill the target's page once that is read. */
 	ASSERT_TRUE(fill_pipe(w->wr));
 	ASSERT_EQ((ssize_t)SPAN, readv_from(w->a, w->mem, buf, SPAN));
 	EXPECT_EQ(SPAN, differs(buf, 0, SPAN, OLD_BYTES));
 }
 
 /*
- * Losing a page by poison comes with a signal. The advice fails if the kernel can't get
- * rid of the page, as while it is in a pipe; but then it is poisoned. A page stays so
- * when it is freed, and may come back in a huge page, until it is said to be well.
+ * Whoever loses a page by poison gets a signal. The advice fails if the kernel
+ * can't get rid of the page, as while it is in a pipe; but then it is poisoned.
+ * It stays so when it is freed, and may come back in a huge page, until undone.
  */
 #define POISON_ONE(w) do {						\
 	char _frame[32];						\
 									\
 	(w)->poisoned = page_frame((w)->a, (w)->mem + POISONED * page_size); \
-	snprintf(_frame, sizeof(_frame), "%#llx", (unsigned long long)(w)->poisoned); \
+	snprintf(_frame, sizeof(_frame), "%#llx",			\
+		 (unsigned long long)(w)->poisoned);			\
 	note_change(undo_poison, _frame, "");				\
-	command((w)->ctl[0], POISON, POISONED * page_size, (POISONED + 1) * page_size); \
+	command((w)->ctl[0], POISON, POISONED * page_size,		\
+		(POISONED + 1) * page_size);				\
 } while (0)
 
-/* The call places just len bytes, which are those at from. */
+/* The call inserts just len bytes, which are those at from. */
 #define EXPECT_OLD_BYTES(from, want, len) do {				\
 	struct iovec _iov = { w->mem + (from), want };		\
 	unsigned char *_buf = malloc(len);				\
@@ -665,7 +682,7 @@ static void expect_hole(struct __test_metadata *_metadata, struct world *w)
 	size_t hole = POISONED * page_size, behind = hole + page_size;
 	struct iovec iov = { w->mem + hole, SPAN - hole };
 
-	/* In the middle, and from its first and last byte on. */
+	/* In the middle of a range, and from its first and last byte on. */
 	EXPECT_OLD_BYTES(10, SPAN - 10, hole - 10);
 	EXPECT_EQ(-EFAULT, pvm(w->a, w->wr, &iov, 1, 0));
 	iov.iov_base = w->mem + behind - 1;
@@ -674,6 +691,7 @@ static void expect_hole(struct __test_metadata *_metadata, struct world *w)
 	EXPECT_OLD_BYTES(behind, SPAN - behind, SPAN - behind);
 }
 
+/* Assert that the call ends at a poisoned page. */
 TEST_F_TIMEOUT(memory, poisoned, TIMEOUT)
 {
 	if (access(UNPOISON, W_OK))
@@ -682,7 +700,7 @@ TEST_F_TIMEOUT(memory, poisoned, TIMEOUT)
 	expect_hole(_metadata, &self->w);
 }
 
-/* Of a huge page, the kernel then can't take the poisoned page away from the rest. */
+/* Assert that the call ends at one in a huge page that stays whole, too. */
 TEST_F_TIMEOUT(memory, poisoned_while_another_is_held, TIMEOUT)
 {
 	struct iovec iov = { self->w.mem, page_size };
@@ -700,7 +718,7 @@ TEST_F_TIMEOUT(memory, poisoned_while_another_is_held, TIMEOUT)
 	close(wr);
 }
 
-/* Memory that is poisoned when it is in the pipe already, and who reads it. */
+/* Memory that is poisoned when it is in the pipe already, and its consumer. */
 enum consumer { BY_READ, BY_VMSPLICE, TO_FILE, TO_SOCKET, BY_TEE };
 
 FIXTURE(poison) {
@@ -749,7 +767,8 @@ FIXTURE_TEARDOWN(poison)
 }
 
 /* How many bytes came, or -errno. */
-static ssize_t consume(struct world *w, enum consumer who, int *out, unsigned char *buf)
+static ssize_t consume(struct world *w, enum consumer who, int *out,
+		       unsigned char *buf)
 {
 	struct iovec iov = { buf, SPAN };
 	ssize_t n = -1;
@@ -766,13 +785,14 @@ static ssize_t consume(struct world *w, enum consumer who, int *out, unsigned ch
 		n = splice(w->rd, NULL, out[1], NULL, SPAN, SPLICE_F_NONBLOCK);
 		break;
 	case BY_TEE:
-		/* Both have them, neither the bytes. */
+		/* Both pipes have the pages, and neither gives the bytes. */
 		tee(w->rd, out[1], SPAN, SPLICE_F_NONBLOCK);
 		n = read(out[0], buf, SPAN);
 	}
 	return n < 0 ? -errno : n;
 }
 
+/* Assert that whoever reads a page that was poisoned gets EIO. */
 TEST_F_TIMEOUT(poison, in_the_pipe_is_an_error, TIMEOUT)
 {
 	size_t good = variant->good * page_size, got = 0;
@@ -799,20 +819,20 @@ TEST_F_TIMEOUT(poison, in_the_pipe_is_an_error, TIMEOUT)
 }
 
 /*
- * KSM must not merge a page that is in a pipe: another process, with the same
- * bytes, would map it. What the PTE says must not matter: here it is read-only
- * since a fork(), and not dirty. A has the pages in the pipe, B the same bytes.
+ * If KSM merged a page that is in a pipe, another process, with the same bytes,
+ * would map it. The state of the PTE must not matter: here it is not dirty, and
+ * read-only since a fork(). A has the pages in the pipe, B the same bytes.
  */
-BACKING(freed, SMALL, STEPS({ A, FORK }, { A, WRITE_OLD }, { A, FREE }, { B, MERGE },
-			    { B, WRITE_OLD }), .set = KPF_ANON | PM_ALONE);
-BACKING(swapped_in, SMALL, STEPS({ A, FORK }, { A, WRITE_OLD }, { A, SWAP_OUT }, { A, READ },
-				 { B, MERGE }, { B, WRITE_OLD }),
+BACKING(freed, SMALL, KSM_STEPS({ A, WRITE_OLD }, { A, FREE }),
 	.set = KPF_ANON | PM_ALONE);
-BACKING(thp_freed, HUGE, STEPS({ A, FORK }, { A, HUGE_PAGES }, { A, WRITE_OLD }, { A, FREE },
-			       { B, MERGE }, { B, WRITE_OLD }),
+BACKING(swapped_in, SMALL,
+	KSM_STEPS({ A, WRITE_OLD }, { A, SWAP_OUT }, { A, READ }),
+	.set = KPF_ANON | PM_ALONE);
+BACKING(thp_freed, HUGE,
+	KSM_STEPS({ A, HUGE_PAGES }, { A, WRITE_OLD }, { A, FREE }),
 	.set = KPF_ANON | KPF_THP, .pmd = BY_PMD);
-BACKING(mthp_freed, MEDIUM, STEPS({ A, FORK }, { A, HUGE_PAGES }, { A, WRITE_OLD }, { A, FREE },
-				  { B, MERGE }, { B, WRITE_OLD }),
+BACKING(mthp_freed, MEDIUM,
+	KSM_STEPS({ A, HUGE_PAGES }, { A, WRITE_OLD }, { A, FREE }),
 	.set = KPF_ANON | KPF_THP, .pmd = BY_PTES);
 
 FIXTURE(merge) {
@@ -858,6 +878,7 @@ static void wait_for_scans(int rounds)
 		usleep(1000);
 }
 
+/* Assert that KSM merges no page that is in a pipe. */
 TEST_F_TIMEOUT(merge, leaves_out_what_is_in_the_pipe, TIMEOUT)
 {
 	struct world *w = &self->w;
@@ -867,14 +888,15 @@ TEST_F_TIMEOUT(merge, leaves_out_what_is_in_the_pipe, TIMEOUT)
 
 	for (size_t i = 0; i < IN_PIPE; i++)
 		frames[i] = page_frame(w->a, w->mem + i * page_size);
-	/* Some kernels say so of all that is anonymous. */
+	/* Some kernels set the flag for all that is anonymous. */
 	tells = !frame_has(frames[0], KPF_KSM);
-	ASSERT_TRUE(variant->own_vmsplice ? command(w->ctl[0], VMSPLICE, w->wr, iov.iov_len) :
+	ASSERT_TRUE(variant->own_vmsplice ?
+		    command(w->ctl[0], VMSPLICE, w->wr, iov.iov_len) :
 		    pvm(w->a, w->wr, &iov, 1, 0) == (ssize_t)iov.iov_len);
 	ASSERT_TRUE(command(w->ctl[0], FORK, 0, 0));
 	ASSERT_TRUE(command(w->ctl[0], MERGE, 0, w->size));
 	wait_for_scans(8);
-	/* It is at work: of small pages, it merges those not in the pipe. */
+	/* KSM is at work: of small pages, it merges those not in the pipe. */
 	if (w->backing->mapping == SMALL) {
 		EXPECT_EQ(page_frame(w->a, w->mem + IN_PIPE * page_size),
 			  page_frame(w->b, w->mem + IN_PIPE * page_size));

@@ -4,8 +4,8 @@
  * theirs: while a fault of the target is not resolved, while the pipe is full,
  * and whatever state the target is in.
  *
- * The faults are those of userfaultfd: the test decides when they are resolved, and
- * gets a message when the caller has met one.
+ * The faults are those of userfaultfd: the test decides when it resolves them,
+ * and gets a message when the caller has met one.
  */
 #define _GNU_SOURCE
 #include "pvm_fault.h"
@@ -13,13 +13,6 @@
 #ifndef PIDFD_THREAD
 #define PIDFD_THREAD O_EXCL
 #endif
-
-static int nr_signals;
-
-static void count_signal(int sig)
-{
-	__atomic_add_fetch(&nr_signals, 1, __ATOMIC_RELAXED);
-}
 
 /* A caller that has met a fault. Its target is a child, or the test itself. */
 FIXTURE(fault) {
@@ -56,12 +49,13 @@ FIXTURE_SETUP(fault)
 FIXTURE_TEARDOWN(fault) {}
 
 #define RESOLVE() ASSERT_TRUE(resolve(self->uffd, self->mem))
-#define RESOLVE_PAGE(page) ASSERT_TRUE(resolve_page(self->uffd, self->mem, page))
+#define RESOLVE_PAGE(page)						\
+	ASSERT_TRUE(resolve_page(self->uffd, self->mem, page))
 
 #define PREFILL "0123456789"
 #define PREFILL_LEN 10
 
-/* Assert that the one who resolves the faults may first block in a read(). */
+/* Assert that whoever resolves the faults may first block in a read(). */
 TEST_F_TIMEOUT(fault, resolver_reads_the_pipe, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, 3 * page_size);
@@ -72,24 +66,27 @@ TEST_F_TIMEOUT(fault, resolver_reads_the_pipe, TIMEOUT)
 	ASSERT_TRUE(drain(self->rd, PREFILL_LEN));
 	for (;;) {
 		RESOLVE_PAGE(page);
-		ASSERT_EQ((ssize_t)page_size, read_all(self->rd, self->buf, page_size));
-		EXPECT_EQ(page_size, differs(self->buf, page * page_size, page_size,
-					     OLD_BYTES));
+		ASSERT_EQ((ssize_t)page_size,
+			  read_all(self->rd, self->buf, page_size));
+		EXPECT_EQ(page_size, differs(self->buf, page * page_size,
+					     page_size, OLD_BYTES));
 		if (++page == PRESENT + 3)
 			break;
 		if (next_fault(self->uffd))
 			continue;
 		/* The reader had the pipe's lock, so the count is short. */
-		EXPECT_EQ((ssize_t)((page - first) * page_size), caller_join(&c));
+		EXPECT_EQ((ssize_t)((page - first) * page_size),
+			  caller_join(&c));
 		first = page;
-		c.iov = RANGE(page * page_size, (PRESENT + 3 - page) * page_size);
+		c.iov = RANGE(page * page_size,
+			      (PRESENT + 3 - page) * page_size);
 		caller_start_faulting(&c, self->uffd);
 	}
 	EXPECT_EQ((ssize_t)((page - first) * page_size), caller_join(&c));
 	EXPECT_EQ(0, in_pipe(self->rd));
 }
 
-/* Assert that what is there does not wait for what is not, and that nothing is held. */
+/* Assert that what is present does not wait, and the call holds nothing. */
 TEST_F_TIMEOUT(fault, pages_before_it_are_in_the_pipe, TIMEOUT)
 {
 	struct caller c = CALLER(0, THERE + page_size);
@@ -107,10 +104,12 @@ TEST_F_TIMEOUT(fault, pages_before_it_are_in_the_pipe, TIMEOUT)
 	EXPECT_PIPE(THERE, page_size, OLD_BYTES);
 }
 
-/* Assert that ranges before it do not wait for it, either. */
+/* Assert that ranges before the fault do not wait for it, either. */
 TEST_F_TIMEOUT(fault, ranges_before_it_are_in_the_pipe, TIMEOUT)
 {
-	struct iovec iov[3] = { *RANGE(0, 5), *RANGE(9, 7), *RANGE(THERE, page_size) };
+	struct iovec iov[3] = {
+		*RANGE(0, 5), *RANGE(9, 7), *RANGE(THERE, page_size),
+	};
 	struct caller c = CALLER(0, 0);
 
 	c.iov = iov;
@@ -123,7 +122,7 @@ TEST_F_TIMEOUT(fault, ranges_before_it_are_in_the_pipe, TIMEOUT)
 	EXPECT_PIPE(THERE, page_size, OLD_BYTES);
 }
 
-/* Assert that a page for which there is no slot is not faulted in. */
+/* Assert that the call faults in no page for which it has no slot. */
 TEST_F_TIMEOUT(fault, none_without_a_slot, TIMEOUT)
 {
 	ASSERT_TRUE(open_pipe(&self->rd, &self->wr, PRESENT));
@@ -132,71 +131,29 @@ TEST_F_TIMEOUT(fault, none_without_a_slot, TIMEOUT)
 	EXPECT_PIPE(0, THERE, OLD_BYTES);
 }
 
-/* What must not wait for the fault. Together they leave PREFILL_LEN - 5 bytes. */
-
-static bool count_bytes(int rd, int wr)
-{
-	return in_pipe(rd) == PREFILL_LEN;
-}
-
-static bool poll_both(int rd, int wr)
-{
-	struct pollfd fds[2] = { { rd, POLLIN, 0 }, { wr, POLLOUT, 0 } };
-
-	return poll(fds, 2, 0) == 2;
-}
-
-static bool resize(int rd, int wr)
-{
-	return fcntl(wr, F_SETPIPE_SZ, 4 * page_size) == (int)(4 * page_size);
-}
-
-static bool read_some(int rd, int wr)
-{
-	return drain(rd, 3);
-}
-
-static bool splice_some(int rd, int wr)
-{
-	return splice(rd, NULL, open("/dev/null", O_WRONLY), NULL, 3, 0) == 3;
-}
-
-static bool write_some(int rd, int wr)
-{
-	return write(wr, "x", 1) == 1;
-}
-
-static bool change_memory_map(int rd, int wr)
-{
-	return !munmap(map_anon(page_size), page_size);
-}
-
+/* Assert that others use pipe and memory while the call is in a fault. */
 TEST_F_TIMEOUT(fault, pipe_is_free_meanwhile, TIMEOUT)
 {
-	static const struct {
-		const char *what;
-		bool (*go)(int rd, int wr);
-	} ops[] = {
-		{ "FIONREAD", count_bytes }, { "poll", poll_both },
-		{ "F_SETPIPE_SZ", resize }, { "read", read_some },
-		{ "splice", splice_some }, { "write", write_some },
-		{ "mmap", change_memory_map },
-	};
+	struct pollfd ends[] = { { self->rd, POLLIN }, { self->wr, POLLOUT } };
 	struct caller c = CALLER(THERE, page_size);
+	int size = 4 * page_size, null = open("/dev/null", O_WRONLY);
 
 	ASSERT_EQ(PREFILL_LEN, write(self->wr, PREFILL, PREFILL_LEN));
 	caller_start_faulting(&c, self->uffd);
-	for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
-		EXPECT_TRUE(ops[i].go(self->rd, self->wr)) {
-			TH_LOG("%s", ops[i].what);
-		}
-	}
+	EXPECT_EQ(PREFILL_LEN, in_pipe(self->rd));
+	EXPECT_EQ(2, poll(ends, 2, 0));
+	EXPECT_EQ(size, fcntl(self->wr, F_SETPIPE_SZ, size));
+	EXPECT_TRUE(drain(self->rd, 3));
+	EXPECT_EQ(3, splice(self->rd, NULL, null, NULL, 3, 0));
+	EXPECT_EQ(1, write(self->wr, "x", 1));
+	EXPECT_EQ(0, munmap(map_anon(page_size), page_size));
 	RESOLVE();
 	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
 	ASSERT_TRUE(drain(self->rd, PREFILL_LEN - 5));
 	EXPECT_PIPE(THERE, page_size, OLD_BYTES);
 }
 
+/* Assert that another call proceeds while one is in a fault. */
 TEST_F_TIMEOUT(fault, another_caller_meanwhile, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, page_size);
@@ -209,7 +166,7 @@ TEST_F_TIMEOUT(fault, another_caller_meanwhile, TIMEOUT)
 	EXPECT_PIPE(THERE, page_size, OLD_BYTES);
 }
 
-/* Until all are in or the pipe is full: it is not, if it grows. */
+/* Assert that the call fills what slots a resized pipe has. */
 TEST_F_TIMEOUT(fault, pipe_is_resized_meanwhile, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, 3 * page_size);
@@ -222,6 +179,7 @@ TEST_F_TIMEOUT(fault, pipe_is_resized_meanwhile, TIMEOUT)
 	EXPECT_PIPE(THERE, 3 * page_size, OLD_BYTES);
 }
 
+/* Assert that the count is short if the pipe has shrunk. */
 TEST_F_TIMEOUT(fault, pipe_shrinks_meanwhile, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, 3 * page_size);
@@ -233,6 +191,7 @@ TEST_F_TIMEOUT(fault, pipe_shrinks_meanwhile, TIMEOUT)
 	EXPECT_PIPE(THERE, page_size, OLD_BYTES);
 }
 
+/* Assert that the call waits again if its slot is taken, without EAGAIN. */
 TEST_F_TIMEOUT(fault, room_taken_meanwhile, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, page_size);
@@ -240,7 +199,6 @@ TEST_F_TIMEOUT(fault, room_taken_meanwhile, TIMEOUT)
 	caller_start_faulting(&c, self->uffd);
 	ASSERT_TRUE(fill_pipe(self->wr));
 	RESOLVE();
-	/* It waits again, and does not say EAGAIN. */
 	wait_until_blocked(&c);
 	EXPECT_EQ((int)(self->slots * page_size), in_pipe(self->rd));
 	ASSERT_TRUE(drain(self->rd, page_size));
@@ -249,10 +207,7 @@ TEST_F_TIMEOUT(fault, room_taken_meanwhile, TIMEOUT)
 	EXPECT_PIPE(THERE, page_size, OLD_BYTES);
 }
 
-/*
- * With SPLICE_F_NONBLOCK, the call waits for the fault all the same. What was gathered
- * when the slots were gone is given back.
- */
+/* Assert that a nonblocking call waits for faults alone, and frees its pages. */
 TEST_F_TIMEOUT(fault, room_taken_meanwhile_nonblocking, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, 3 * page_size);
@@ -271,6 +226,7 @@ TEST_F_TIMEOUT(fault, room_taken_meanwhile_nonblocking, TIMEOUT)
 	}
 }
 
+/* Assert that the call returns EPIPE if the reader leaves. */
 TEST_F_TIMEOUT(fault, reader_leaves_meanwhile, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, page_size);
@@ -282,7 +238,7 @@ TEST_F_TIMEOUT(fault, reader_leaves_meanwhile, TIMEOUT)
 	EXPECT_EQ(1, nr_signals);
 }
 
-/* As of write(), the signal comes even if something is in. */
+/* Assert that SIGPIPE comes, as of write(), even with a count. */
 TEST_F_TIMEOUT(fault, reader_leaves_after_some_pages, TIMEOUT)
 {
 	struct caller c = CALLER(0, THERE + page_size);
@@ -294,22 +250,23 @@ TEST_F_TIMEOUT(fault, reader_leaves_after_some_pages, TIMEOUT)
 	EXPECT_EQ(1, nr_signals);
 }
 
+/* Assert that SIGKILL ends a call in a fault, and leaves no lock behind. */
 TEST_F_TIMEOUT(fault, killed, TIMEOUT)
 {
-	pid_t caller = fork_caller(self->pid, self->wr, self->mem + THERE, page_size);
+	pid_t caller = fork_caller(self->pid, self->wr, self->mem + THERE,
+				   page_size);
 
 	ASSERT_LT(0, caller);
 	ASSERT_TRUE(next_fault(self->uffd));
 	ASSERT_EQ(0, kill(caller, SIGKILL));
 	EXPECT_EQ(SIGKILL, exit_status(caller));
 	EXPECT_EQ(0, in_pipe(self->rd));
-	/* It has left no lock behind. */
 	RESOLVE();
 	ASSERT_EQ((ssize_t)page_size, PVM(THERE, page_size, 0));
 	EXPECT_PIPE(THERE, page_size, OLD_BYTES);
 }
 
-/* What was there before the fault counts, not the signal. */
+/* Assert that a signal in a fault gives the count so far, or EINTR. */
 TEST_F_TIMEOUT(fault, interrupted, TIMEOUT)
 {
 	struct iovec two[2] = { *RANGE(3, 7), *RANGE(THERE, page_size) };
@@ -339,6 +296,7 @@ TEST_F_TIMEOUT(fault, interrupted, TIMEOUT)
 	}
 }
 
+/* Assert that SA_RESTART restarts a call that was in a fault. */
 TEST_F_TIMEOUT(fault, restarted, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, page_size);
@@ -355,12 +313,13 @@ TEST_F_TIMEOUT(fault, restarted, TIMEOUT)
 	EXPECT_PIPE(THERE, page_size, OLD_BYTES);
 }
 
+/* Assert that a signal gives EINTR even if the slots are gone. */
 TEST_F_TIMEOUT(fault, interrupted_with_the_room_taken, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, page_size);
 	char state = caller_start_faulting(&c, self->uffd);
 
-	/* There is no slot any more for the page that faults. */
+	/* No slot is left for the page that faults. */
 	ASSERT_TRUE(fill_pipe(self->wr));
 	pthread_kill(c.thread, SIGUSR1);
 	ASSERT_TRUE(state == 'S' || resolve(self->uffd, self->mem));
@@ -369,10 +328,7 @@ TEST_F_TIMEOUT(fault, interrupted_with_the_room_taken, TIMEOUT)
 	EXPECT_EQ((int)(self->slots * page_size), in_pipe(self->rd));
 }
 
-/*
- * One who splices from the pipe to a socket of which nobody reads, and has the pipe
- * locked while it waits for that.
- */
+/* A thread that locks the pipe, as its splice() waits for a full socket. */
 struct stuck {
 	pthread_t thread;
 	pid_t tid;
@@ -392,7 +348,7 @@ static void *stuck_main(void *arg)
 static bool get_stuck(struct stuck *s, int rd, int wr)
 {
 	*s = (struct stuck){ .rd = rd };
-	/* Datagrams: 6.1 adds any number of pages to the last buffer of a stream. */
+	/* Datagrams: 6.1 adds any number of pages to a stream's last buffer. */
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, s->sv))
 		return false;
 	while (send(s->sv[0], PREFILL, PREFILL_LEN, MSG_DONTWAIT) == PREFILL_LEN)
@@ -417,7 +373,7 @@ static bool get_unstuck(struct stuck *s)
 	return s->ret == PREFILL_LEN;
 }
 
-/* SPLICE_F_NONBLOCK does not concern the lock. */
+/* Assert that a signal ends the wait for the lock, as NONBLOCK does not. */
 TEST_F_TIMEOUT(fault, interrupted_at_the_start_while_the_pipe_is_locked, TIMEOUT)
 {
 	struct caller c = CALLER(0, 1);
@@ -433,7 +389,7 @@ TEST_F_TIMEOUT(fault, interrupted_at_the_start_while_the_pipe_is_locked, TIMEOUT
 	EXPECT_EQ(0, in_pipe(self->rd));
 }
 
-/* The same at the end, when it has the pages: it must not keep them for that long. */
+/* Assert that a signal ends a wait for the lock with pages in hand, too. */
 TEST_F_TIMEOUT(fault, interrupted_at_the_end_while_the_pipe_is_locked, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, page_size);
@@ -458,7 +414,7 @@ TEST_F_TIMEOUT(fault, interrupted_at_the_end_while_the_pipe_is_locked, TIMEOUT)
 
 /*
  * Assert that a call that has inserted something does not wait for the lock any
- * more: the caller may be the one who empties the socket.
+ * more: the caller may be the one to empty the socket.
  */
 TEST_F_TIMEOUT(fault, returns_while_the_pipe_is_locked, TIMEOUT)
 {
@@ -473,9 +429,10 @@ TEST_F_TIMEOUT(fault, returns_while_the_pipe_is_locked, TIMEOUT)
 	EXPECT_EQ((int)THERE, in_pipe(self->rd));
 }
 
+/* Assert that the call works on a target that is paused. */
 TEST_F_TIMEOUT(paused, target, TIMEOUT)
 {
-	/* Memory that it has, and memory that is faulted in on its behalf. */
+	/* Memory that it has, and memory that the call faults in for it. */
 	struct iovec iov[2] = { *RANGE(0, THERE), { self->fresh, page_size } };
 	ssize_t len = THERE + page_size;
 
@@ -487,8 +444,6 @@ TEST_F_TIMEOUT(paused, target, TIMEOUT)
 	EXPECT_TRUE(is_filled(self->buf + THERE, page_size, 0));
 	EXPECT_TRUE(variant->resume(self->pid));
 }
-
-/* Targets that come, go and change. */
 
 FIXTURE(going) {
 	TARGET_MEMBERS;
@@ -511,6 +466,7 @@ FIXTURE_TEARDOWN(going)
 		kill(self->pid, SIGKILL);
 }
 
+/* Assert that the target dies at once, and the call keeps its memory. */
 TEST_F_TIMEOUT(going, killed_during_a_fault, TIMEOUT)
 {
 	struct caller c = CALLER(THERE, page_size);
@@ -523,7 +479,6 @@ TEST_F_TIMEOUT(going, killed_during_a_fault, TIMEOUT)
 		SKIP(return, "no userfaultfd() for faults of the kernel");
 	c.pid = self->pid;
 	caller_start_faulting(&c, uffd);
-	/* It does not wait for the caller, who has its memory until the end. */
 	ASSERT_EQ(0, kill(self->pid, SIGKILL));
 	wait_for_state(self->pid, 'Z');
 	ASSERT_TRUE(resolve_page(uffd, self->mem, PRESENT));
@@ -533,13 +488,13 @@ TEST_F_TIMEOUT(going, killed_during_a_fault, TIMEOUT)
 	EXPECT_EQ(-ESRCH, readv_from(self->pid, self->mem, &byte, 1));
 }
 
-/* Says by its pid that it is there, and stays. */
-static void say_pid(int fd)
+/* Report by the pid that this process or thread is there, and stay. */
+static int say_pid(void *fd)
 {
 	pid_t pid = syscall(SYS_gettid);
 
 	die_with_parent();
-	if (write(fd, &pid, sizeof(pid)) != sizeof(pid))
+	if (write(*(int *)fd, &pid, sizeof(pid)) != sizeof(pid))
 		_exit(1);
 	for (;;)
 		pause();
@@ -559,9 +514,10 @@ static void vfork_target(unsigned char *mem, int fd)
 	if (vfork())
 		_exit(0);
 	set_pattern(mem, page_size, 2 * page_size, OLD_BYTES);
-	say_pid(fd);
+	say_pid(&fd);
 }
 
+/* Assert that the call works on parent and child of vfork(). */
 TEST_F_TIMEOUT(going, vfork, TIMEOUT)
 {
 	ssize_t len = 2 * page_size;
@@ -580,19 +536,7 @@ TEST_F_TIMEOUT(going, vfork, TIMEOUT)
 	kill(child, SIGKILL);
 }
 
-static void *stay(void *fd)
-{
-	say_pid(*(int *)fd);
-	return NULL;
-}
-
-static int stay_as_process(void *fd)
-{
-	say_pid(*(int *)fd);
-	return 0;
-}
-
-/* The memory is another process's as well, which stays: the call goes on with that. */
+/* Assert that the call goes on while any process has the memory. */
 TEST_F_TIMEOUT(going, sharer_stays_during_the_wait, TIMEOUT)
 {
 	struct caller c = CALLER(0, page_size);
@@ -602,9 +546,9 @@ TEST_F_TIMEOUT(going, sharer_stays_during_the_wait, TIMEOUT)
 	set_pattern(self->mem, 0, page_size, OLD_BYTES);
 	c.pid = fork();
 	if (!c.pid) {
-		/* A child of the test: it dies with that. */
-		clone(stay_as_process, stack + 16 * page_size, CLONE_VM | CLONE_PARENT,
-		      &self->pipe[1]);
+		/* A child of the test, so that it dies with it. */
+		clone(say_pid, stack + 16 * page_size,
+		      CLONE_VM | CLONE_PARENT, &self->pipe[1]);
 		for (;;)
 			pause();
 	}
@@ -621,7 +565,13 @@ TEST_F_TIMEOUT(going, sharer_stays_during_the_wait, TIMEOUT)
 	kill(sharer, SIGKILL);
 }
 
-/* A leader that has exited, and a thread that has not and says who it is. */
+static void *stay(void *fd)
+{
+	say_pid(fd);
+	return NULL;
+}
+
+/* A leader exits; a thread stays, and reports its id. */
 static void leaderless_target(unsigned char *mem, int fd)
 {
 	pthread_t thread;
@@ -632,7 +582,8 @@ static void leaderless_target(unsigned char *mem, int fd)
 }
 
 /* -ESRCH where the kernel has no such pidfd, as Linux before 6.9. */
-static ssize_t pvm_pidfd(pid_t pid, unsigned int flags, int wr, const struct iovec *iov)
+static ssize_t pvm_pidfd(pid_t pid, unsigned int flags, int wr,
+			 const struct iovec *iov)
 {
 	int pidfd = syscall(SYS_pidfd_open, pid, flags);
 	ssize_t ret = -ESRCH;
@@ -643,6 +594,7 @@ static ssize_t pvm_pidfd(pid_t pid, unsigned int flags, int wr, const struct iov
 	return ret;
 }
 
+/* Assert that a thread's id works, but no pidfd, when the leader has exited. */
 TEST_F_TIMEOUT(going, leader_has_exited, TIMEOUT)
 {
 	struct iovec iov = *RANGE(0, page_size);
@@ -656,7 +608,7 @@ TEST_F_TIMEOUT(going, leader_has_exited, TIMEOUT)
 	wait_for_state(self->pid, 'Z');
 	EXPECT_EQ(-ESRCH, PVM(0, page_size, 0));
 	EXPECT_EQ(-ESRCH, readv_from(self->pid, self->mem, &byte, 1));
-	/* The memory is there, for who asks for the thread. */
+	/* Whoever asks for the thread gets the memory. */
 	EXPECT_EQ(1, readv_from(tid, self->mem, &byte, 1));
 	ASSERT_EQ((ssize_t)page_size, pvm(tid, self->wr, &iov, 1, 0));
 	EXPECT_PIPE(0, page_size, OLD_BYTES);
@@ -665,7 +617,7 @@ TEST_F_TIMEOUT(going, leader_has_exited, TIMEOUT)
 	EXPECT_EQ(-ESRCH, pvm_pidfd(tid, PIDFD_THREAD, self->wr, &iov));
 }
 
-/* A caller, and its target, who may not do all that root may. */
+/* Make the test an ordinary user, and start a target as one. */
 #define START_AS_NOBODY() do {						\
 	if (!getuid()) {						\
 		ASSERT_EQ(0, setresgid(NOBODY, NOBODY, NOBODY));	\
@@ -678,7 +630,7 @@ TEST_F_TIMEOUT(going, leader_has_exited, TIMEOUT)
 	TELL(WRITE_OLD, 0, self->size);					\
 } while (0)
 
-/* A call never goes on with a new program; the next call finds it. */
+/* Assert that a call never goes on with a new program. */
 TEST_F_TIMEOUT(going, exec_during_the_wait, TIMEOUT)
 {
 	struct iovec image = { IMAGE, page_size };
@@ -696,7 +648,7 @@ TEST_F_TIMEOUT(going, exec_during_the_wait, TIMEOUT)
 	EXPECT_PIPE(0, page_size, NEW_BYTES);
 }
 
-/* Permission is asked for once, at the start of a call. */
+/* Assert that the call asks for permission once, at its start. */
 TEST_F_TIMEOUT(going, undumpable_during_the_wait, TIMEOUT)
 {
 	struct caller c = CALLER(0, page_size);

@@ -1,33 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of process_vmsplice(): each line of its contract (see sys_process_vmsplice()
- * in fs/splice.c), and which pages it shares with the pipe and which it copies.
+ * Tests of process_vmsplice(): each line of its contract (see
+ * sys_process_vmsplice() in fs/splice.c), and which pages it shares with the
+ * pipe and which it copies.
  */
 #define _GNU_SOURCE
+#include <linux/capability.h>
 #include <sys/resource.h>
 #include "pvm_test.h"
 
+static const struct iovec bad = { BAD_PTR, 1 };
+
+/* Assert that with no segments, the call returns 0 and checks nothing else. */
 TEST(probe)
 {
-	/* With no segments, nothing else is looked at. */
 	ASSERT_EQ(0, pvm(NO_PID, -1, BAD_PTR, 0, 0)) {
 		TH_LOG("is CONFIG_CROSS_MEMORY_ATTACH off?");
 	}
 }
 
+/* Assert that the call looks at the flags before all else. */
 TEST(bad_flags)
 {
 	struct iovec iov = { .iov_base = &iov, .iov_len = 1 };
 
-	/* Before all else. */
 	EXPECT_EQ(-EINVAL, pvm(NO_PID, -1, BAD_PTR, 1025, 0x10));
 	EXPECT_EQ(-EINVAL, pvm(NO_PID, -1, BAD_PTR, 0, 0x80000000));
 	EXPECT_EQ(-EINVAL, pvm(getpid(), -1, &iov, 1, 0x8000));
 }
 
+/* Assert that the call refuses 1025 segments before it looks at fd and iov. */
 TEST(too_many_segments)
 {
-	/* Before fd and iov are looked at. */
 	EXPECT_EQ(-EINVAL, pvm(NO_PID, -1, BAD_PTR, 1025, 0));
 	EXPECT_EQ(-EINVAL, pvm(NO_PID, -1, BAD_PTR, ULONG_MAX, 0));
 	EXPECT_EQ(-EBADF, pvm(NO_PID, -1, BAD_PTR, 1024, 0));
@@ -44,12 +48,12 @@ FIXTURE_SETUP(pipe)
 
 FIXTURE_TEARDOWN(pipe) {}
 
+/* Assert that the call wants a pipe to write to before it reads the array. */
 TEST_F(pipe, bad_fd)
 {
 	int file = memfd_create("file", 0), sv[2], opath;
 	char path[32];
 
-	/* All before the iov array is read. */
 	EXPECT_EQ(-EBADF, pvm(NO_PID, -1, BAD_PTR, 1, 0));
 	EXPECT_EQ(-EBADF, pvm(NO_PID, self->rd, BAD_PTR, 1, 0));
 	ASSERT_LE(0, file);
@@ -64,6 +68,7 @@ TEST_F(pipe, bad_fd)
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, BAD_PTR, 1, 0));
 }
 
+/* Assert that the call takes no notification pipe. */
 TEST_F(pipe, notification_pipe)
 {
 	int p[2];
@@ -73,6 +78,7 @@ TEST_F(pipe, notification_pipe)
 	EXPECT_EQ(-EBADF, pvm(NO_PID, p[1], BAD_PTR, 1, 0));
 }
 
+/* Assert that the call refuses an iov array that it can't read. */
 TEST_F(pipe, bad_iov_array)
 {
 	char *mem = (char *)map_anon(2 * page_size);
@@ -84,17 +90,17 @@ TEST_F(pipe, bad_iov_array)
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, BAD_PTR, 1, 0));
 	EXPECT_EQ(-EFAULT, pvm(NO_PID, self->wr, iov, 2, 0));
 	EXPECT_EQ(1, pvm(getpid(), self->wr, iov, 1, 0));
-	/* A bad length comes first; but not in 6.1, which copies all before. */
+	/* A bad length comes first, except in 6.1, which copies all before. */
 	iov->iov_len = (size_t)SSIZE_MAX + 1;
 	err = process_vm_readv(getpid(), &local, 1, iov, 2, 0) < 0 ? -errno : 0;
 	EXPECT_EQ(err, pvm(NO_PID, self->wr, iov, 2, 0));
 }
 
+/* Assert that the call adds up the lengths before it looks for the process. */
 TEST_F(pipe, bad_lengths)
 {
 	struct iovec iov[2] = { { &iov, 1 }, { &iov, (size_t)-1 } };
 
-	/* All before the process is looked up. */
 	EXPECT_EQ(-EINVAL, pvm(NO_PID, self->wr, iov, 2, 0));
 	iov[1].iov_len = (size_t)SSIZE_MAX + 1;
 	EXPECT_EQ(-EINVAL, pvm(NO_PID, self->wr, iov, 2, 0));
@@ -105,24 +111,26 @@ TEST_F(pipe, bad_lengths)
 	EXPECT_EQ(-ESRCH, pvm(NO_PID, self->wr, iov, 2, 0));
 }
 
+/* Assert that SPLICE_F_GIFT wants whole pages. */
 TEST_F(pipe, gift_alignment)
 {
 	struct iovec iov = { map_anon(page_size), page_size };
 
 	*(char *)iov.iov_base = 1;
-	EXPECT_EQ((ssize_t)page_size, pvm(getpid(), self->wr, &iov, 1, SPLICE_F_GIFT));
+	EXPECT_EQ((ssize_t)page_size,
+		  pvm(getpid(), self->wr, &iov, 1, SPLICE_F_GIFT));
 	iov.iov_len--;
 	EXPECT_EQ(-EINVAL, pvm(NO_PID, self->wr, &iov, 1, SPLICE_F_GIFT));
 	iov = (struct iovec){ iov.iov_base + 1, page_size };
 	EXPECT_EQ(-EINVAL, pvm(NO_PID, self->wr, &iov, 1, SPLICE_F_GIFT));
-	/* Without the flag, it is fine. */
+	/* Without the flag, the call does not mind. */
 	EXPECT_EQ(-ESRCH, pvm(NO_PID, self->wr, &iov, 1, 0));
 }
 
+/* Assert that a missing process comes before lengths and a broken pipe. */
 TEST_F(pipe, no_process)
 {
 	char byte = 1;
-	/* Before lengths of 0 and the state of the pipe matter. */
 	struct iovec iov[2] = { { &byte, 1 }, { &byte, 0 } };
 	pid_t zombie;
 
@@ -142,6 +150,7 @@ TEST_F(pipe, no_process)
 	EXPECT_EQ(-ESRCH, pvm(zombie, self->wr, &iov[1], 1, 0));
 }
 
+/* Assert that a kernel thread is no process for the call. */
 TEST_F(pipe, kernel_thread)
 {
 	int fd = open("/proc/2/cmdline", O_RDONLY);
@@ -168,22 +177,27 @@ FIXTURE_SETUP(target)
 
 FIXTURE_TEARDOWN(target) {}
 
+/* Assert that the call accepts each flag and inserts the same bytes. */
 TEST_F_TIMEOUT(target, flags, TIMEOUT)
 {
 	static const unsigned int flags[] = {
-		0, SPLICE_F_MOVE, SPLICE_F_MORE, SPLICE_F_GIFT, SPLICE_F_NONBLOCK,
-		SPLICE_F_MOVE | SPLICE_F_MORE | SPLICE_F_GIFT | SPLICE_F_NONBLOCK,
+		0, SPLICE_F_MOVE, SPLICE_F_MORE, SPLICE_F_GIFT,
+		SPLICE_F_NONBLOCK, SPLICE_F_NONBLOCK | SPLICE_F_MOVE |
+				   SPLICE_F_MORE | SPLICE_F_GIFT,
 	};
+	ssize_t len = 2 * page_size;
 
 	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
-		ASSERT_EQ((ssize_t)(2 * page_size), PVM(0, 2 * page_size, flags[i]));
-		EXPECT_PIPE(0, 2 * page_size, OLD_BYTES);
+		ASSERT_EQ(len, PVM(0, len, flags[i]));
+		EXPECT_PIPE(0, len, OLD_BYTES);
 	}
-	/* Not even to wait, or not to, is the effect of the others. */
+	/* The others do not undo SPLICE_F_NONBLOCK. */
 	ASSERT_TRUE(fill_pipe(self->wr));
-	EXPECT_EQ(-EAGAIN, PVM(0, 1, SPLICE_F_MOVE | SPLICE_F_MORE | SPLICE_F_NONBLOCK));
+	EXPECT_EQ(-EAGAIN, PVM(0, 1, SPLICE_F_MOVE | SPLICE_F_MORE |
+				     SPLICE_F_NONBLOCK));
 }
 
+/* Assert that a process can insert its own memory. */
 TEST_F_TIMEOUT(target, itself, TIMEOUT)
 {
 	struct iovec iov = { self->buf, 100 };
@@ -193,6 +207,7 @@ TEST_F_TIMEOUT(target, itself, TIMEOUT)
 	EXPECT_PIPE(0, 100, OLD_BYTES);
 }
 
+/* Assert that the call inserts exactly the bytes of any odd range. */
 TEST_F_TIMEOUT(target, unaligned, TIMEOUT)
 {
 	static const struct {
@@ -208,6 +223,7 @@ TEST_F_TIMEOUT(target, unaligned, TIMEOUT)
 	}
 }
 
+/* Assert that the ranges come out in the order of the array. */
 TEST_F_TIMEOUT(target, array_order, TIMEOUT)
 {
 	/* Backwards, overlapping, with empty ones first, last and between. */
@@ -221,19 +237,22 @@ TEST_F_TIMEOUT(target, array_order, TIMEOUT)
 		{ self->mem + 1, 1 },
 		{ BAD_PTR, 0 },
 	};
-	size_t total = page_size + 31;
+	const size_t nr = ARRAY_SIZE(iov);
+	ssize_t total = page_size + 31;
 
-	ASSERT_EQ((ssize_t)total, pvm(self->pid, self->wr, iov, ARRAY_SIZE(iov), 0));
-	EXPECT_EQ((int)total, in_pipe(self->rd));
-	for (size_t i = 0; i < ARRAY_SIZE(iov); i++) {
+	ASSERT_EQ(total, pvm(self->pid, self->wr, iov, nr, 0));
+	EXPECT_EQ(total, in_pipe(self->rd));
+	for (size_t i = 0; i < nr; i++) {
+		size_t from = (unsigned char *)iov[i].iov_base - self->mem;
 		ssize_t len = iov[i].iov_len;
 
 		ASSERT_EQ(len, read_all(self->rd, self->buf, len));
-		EXPECT_EQ((size_t)len, differs(self->buf, (unsigned char *)iov[i].iov_base -
-					       self->mem, len, OLD_BYTES));
+		EXPECT_EQ((size_t)len,
+			  differs(self->buf, from, len, OLD_BYTES));
 	}
 }
 
+/* Assert that the call takes 1024 segments, a slot each. */
 TEST_F_TIMEOUT(target, many_segments, TIMEOUT)
 {
 	struct iovec iov[1024];
@@ -245,15 +264,16 @@ TEST_F_TIMEOUT(target, many_segments, TIMEOUT)
 		expected = self->slots;
 	/* Each in another page than the one before. */
 	for (int i = 0; i < 1024; i++)
-		iov[i] = (struct iovec){ self->mem + (i % 8) * page_size + i, 1 };
+		iov[i] = *RANGE((i % 8) * page_size + i, 1);
 	ret = pvm(self->pid, self->wr, iov, 1024, 0);
 	ASSERT_EQ(expected, ret);
 	ASSERT_EQ(ret, read_all(self->rd, self->buf, ret));
 	for (int i = 0; i < ret; i++)
-		ASSERT_EQ((size_t)1, differs(self->buf + i, (i % 8) * page_size + i, 1,
-					     OLD_BYTES));
+		ASSERT_EQ((size_t)1,
+			  differs(self->buf + i, (i % 8) * page_size + i, 1, OLD_BYTES));
 }
 
+/* Assert that the call inserts more pages than it gathers at a time. */
 TEST_F_TIMEOUT(target, several_batches, TIMEOUT)
 {
 	ssize_t expected = 256 * page_size - 5;
@@ -263,9 +283,10 @@ TEST_F_TIMEOUT(target, several_batches, TIMEOUT)
 	EXPECT_PIPE(5, expected, OLD_BYTES);
 }
 
+/* Assert that the count is short if the pipe gets full. */
 TEST_F_TIMEOUT(target, short_count_pipe_full, TIMEOUT)
 {
-	struct iovec two[2] = { { self->mem + 1, 2 }, { self->mem, self->size } };
+	struct iovec two[2] = { *RANGE(1, 2), *RANGE(0, self->size) };
 	ssize_t expected = self->slots * page_size - 100;
 
 	ASSERT_EQ(expected, PVM(100, self->size - 100, 0));
@@ -276,9 +297,10 @@ TEST_F_TIMEOUT(target, short_count_pipe_full, TIMEOUT)
 	EXPECT_EQ(expected, in_pipe(self->rd));
 }
 
+/* Assert that the call does not wait once it has inserted something. */
 TEST_F_TIMEOUT(target, no_wait_once_something_is_in, TIMEOUT)
 {
-	/* Room for one page. */
+	/* One slot is free. */
 	ASSERT_TRUE(fill_pipe(self->wr));
 	ASSERT_TRUE(drain(self->rd, page_size));
 	ASSERT_EQ((ssize_t)page_size, PVM(0, 2 * page_size, 0));
@@ -286,7 +308,7 @@ TEST_F_TIMEOUT(target, no_wait_once_something_is_in, TIMEOUT)
 	EXPECT_PIPE(0, page_size, OLD_BYTES);
 }
 
-/* Go on where the count ends, until all has come out into a file. */
+/* Assert that calls that go on at the count dump a whole region. */
 TEST_F_TIMEOUT(target, whole_region_to_a_file, TIMEOUT)
 {
 	int file = memfd_create("dump", 0);
@@ -305,19 +327,19 @@ TEST_F_TIMEOUT(target, whole_region_to_a_file, TIMEOUT)
 	EXPECT_EQ(done, differs(self->buf, 3, done, OLD_BYTES));
 }
 
-/* What is in the pipe is no memory that is locked. */
+/* Assert that pages in the pipe do not count as locked memory. */
 TEST_F_TIMEOUT(target, no_limit_of_locked_memory, TIMEOUT)
 {
 	struct rlimit none = { 0, 0 };
 
 	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &none));
 	if (!getuid())
-		ASSERT_EQ(0, prctl(PR_CAPBSET_DROP, 14 /* CAP_IPC_LOCK */, 0, 0, 0));
+		ASSERT_EQ(0, prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0));
 	ASSERT_EQ((ssize_t)page_size, PVM(0, page_size, 0));
 	EXPECT_PIPE(0, page_size, OLD_BYTES);
 }
 
-/* What can't be read ends the call at the page where it starts. */
+/* Of eight pages, one can't be read: the variants are reasons for that. */
 FIXTURE(hole) {
 	TARGET_MEMBERS;
 };
@@ -356,24 +378,28 @@ FIXTURE_SETUP(hole)
 	ASSERT_FALSE(!self->mem);
 	if (variant->in_file) {
 		fd = pattern_file(HOLE, OLD_BYTES);
-		ASSERT_TRUE(self->mem == mmap(self->mem, 6 * page_size, PROT_READ | PROT_WRITE,
+		ASSERT_TRUE(self->mem == mmap(self->mem, 6 * page_size,
+					      PROT_READ | PROT_WRITE,
 					      MAP_PRIVATE | MAP_FIXED, fd, 0));
 	}
 	START_TARGET();
 	TELL(WRITE_OLD, 0, HOLE);
 	TELL(WRITE_OLD, HOLE + page_size, self->size);
-	if (!variant->in_file && !command(self->ctl[0], variant->make, HOLE, HOLE + page_size))
+	if (!variant->in_file &&
+	    !command(self->ctl[0], variant->make, HOLE, HOLE + page_size))
 		SKIP(return, "this kernel makes no such hole");
 }
 
 FIXTURE_TEARDOWN(hole) {}
 
+/* Assert that the count ends at the page that can't be read. */
 TEST_F_TIMEOUT(hole, in_a_segment, TIMEOUT)
 {
 	ASSERT_EQ((ssize_t)(HOLE - 10), PVM(10, self->size - 10, 0));
 	EXPECT_PIPE(10, HOLE - 10, OLD_BYTES);
 }
 
+/* Assert that the call fails if it can't read the first page. */
 TEST_F_TIMEOUT(hole, at_the_start, TIMEOUT)
 {
 	EXPECT_EQ(-EFAULT, PVM(HOLE, page_size, 0));
@@ -382,22 +408,24 @@ TEST_F_TIMEOUT(hole, at_the_start, TIMEOUT)
 	EXPECT_EQ((ssize_t)page_size, PVM(HOLE + page_size, page_size, 0));
 }
 
+/* Assert that the call inserts nothing that comes after the hole. */
 TEST_F_TIMEOUT(hole, in_the_second_segment, TIMEOUT)
 {
-	struct iovec iov[3] = { *RANGE(1, 9), *RANGE(HOLE + 1, 9), *RANGE(0, page_size) };
+	struct iovec iov[3] = {
+		*RANGE(1, 9), *RANGE(HOLE + 1, 9), *RANGE(0, page_size),
+	};
 
-	/* What comes after it is not placed. */
 	ASSERT_EQ(9, pvm(self->pid, self->wr, iov, 3, 0));
 	EXPECT_PIPE(1, 9, OLD_BYTES);
 }
 
+/* Assert that the call refuses NULL and addresses beyond the last. */
 TEST_F_TIMEOUT(target, beyond_the_address_space, TIMEOUT)
 {
-	struct iovec iov = { BAD_PTR, 1 };
+	struct iovec iov = { (void *)-page_size, 4 * page_size };
 
-	EXPECT_EQ(-EFAULT, pvm(self->pid, self->wr, &iov, 1, 0));
-	/* Around the end of it, which is mapped for 32-bit arm if pages are large. */
-	iov = (struct iovec){ (void *)-page_size, 4 * page_size };
+	EXPECT_EQ(-EFAULT, pvm(self->pid, self->wr, &bad, 1, 0));
+	/* Across the end of it: 32-bit arm maps that if pages are large. */
 	if (msync(iov.iov_base, page_size, MS_ASYNC))
 		EXPECT_EQ(-EFAULT, pvm(self->pid, self->wr, &iov, 1, 0));
 	iov = (struct iovec){ NULL, 1 };
@@ -405,7 +433,7 @@ TEST_F_TIMEOUT(target, beyond_the_address_space, TIMEOUT)
 	EXPECT_EQ(0, in_pipe(self->rd));
 }
 
-/* Some RAM, as mm/pfnmap.c does it. Most kernels allow it below 1 MiB, or nowhere. */
+/* Map RAM as mm/pfnmap.c does. Most kernels allow the first MiB, or none. */
 static void map_device(void)
 {
 	FILE *f = fopen("/proc/iomem", "r");
@@ -414,7 +442,8 @@ static void map_device(void)
 	char line[128];
 
 	while (f && fgets(line, sizeof(line), f))
-		if (strstr(line, "System RAM") && sscanf(line, "%lx-", &start) == 1) {
+		if (strstr(line, "System RAM") &&
+		    sscanf(line, "%lx-", &start) == 1) {
 			start = (start + page_size - 1) & -page_size;
 			mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, start);
 			break;
@@ -425,8 +454,8 @@ static void map_device(void)
 }
 
 /*
- * Where the kernel says VM_IO or VM_PFNMAP of a mapping that can be read. The vDSO has some, but
- * not in all kernels: [vvar] is none any more.
+ * Find a readable mapping that the kernel calls VM_IO or VM_PFNMAP. Only some
+ * kernels give the vDSO one: [vvar] is none any more.
  */
 static void *find_io_mapping(void)
 {
@@ -446,6 +475,7 @@ static void *find_io_mapping(void)
 	return (void *)found;
 }
 
+/* Assert that the call does not read devices. */
 TEST_F_TIMEOUT(target, io_mapping, TIMEOUT)
 {
 	struct iovec iov = { .iov_len = 1 };
@@ -453,10 +483,11 @@ TEST_F_TIMEOUT(target, io_mapping, TIMEOUT)
 	map_device();
 	iov.iov_base = find_io_mapping();
 	if (!iov.iov_base)
-		SKIP(return, "no mapping of a device to be had");
+		SKIP(return, "this process can map no device");
 	EXPECT_EQ(-EFAULT, pvm(getpid(), self->wr, &iov, 1, 0));
 }
 
+/* Assert that the call does not read secret memory, not even the caller's. */
 TEST_F_TIMEOUT(target, secret_memory, TIMEOUT)
 {
 #ifdef __NR_memfd_secret
@@ -466,7 +497,8 @@ TEST_F_TIMEOUT(target, secret_memory, TIMEOUT)
 	if (fd < 0)
 		SKIP(return, "no memfd_secret()");
 	ASSERT_EQ(0, ftruncate(fd, page_size));
-	iov.iov_base = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	iov.iov_base = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+			    fd, 0);
 	ASSERT_TRUE(iov.iov_base != MAP_FAILED);
 	*(char *)iov.iov_base = 1;
 	EXPECT_EQ(-EFAULT, pvm(getpid(), self->wr, &iov, 1, 0));
@@ -475,7 +507,7 @@ TEST_F_TIMEOUT(target, secret_memory, TIMEOUT)
 #endif
 }
 
-/* Permission. The caller must not be one who may do everything. */
+/* Assert that the call asks for permission before it looks at lengths. */
 TEST_F_TIMEOUT(target, not_permitted, TIMEOUT)
 {
 	int status;
@@ -483,12 +515,13 @@ TEST_F_TIMEOUT(target, not_permitted, TIMEOUT)
 
 	if (getuid())
 		SKIP(return, "needs root, to become somebody else");
-	/* Before a length of 0 and the state of the pipe matter. */
+	/* Nor does the broken pipe come first. */
 	close(self->rd);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		if (setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY))
+		if (setresgid(NOBODY, NOBODY, NOBODY) ||
+		    setresuid(NOBODY, NOBODY, NOBODY))
 			_exit(100);
 		_exit(-PVM(0, 0, 0));
 	}
@@ -496,47 +529,39 @@ TEST_F_TIMEOUT(target, not_permitted, TIMEOUT)
 	EXPECT_EQ(EPERM, WEXITSTATUS(status));
 }
 
+/* Assert that lengths of 0 give 0, even if the pipe is full or broken. */
 TEST_F_TIMEOUT(target, lengths_of_zero, TIMEOUT)
 {
 	struct iovec iov[2] = { { self->mem, 0 }, { BAD_PTR, 0 } };
 
 	EXPECT_EQ(0, pvm(self->pid, self->wr, iov, 2, 0));
-	/* Neither a full pipe nor one without a reader matters. */
 	ASSERT_TRUE(fill_pipe(self->wr));
 	EXPECT_EQ(0, pvm(self->pid, self->wr, iov, 2, 0));
 	close(self->rd);
 	EXPECT_EQ(0, pvm(self->pid, self->wr, iov, 2, 0));
 }
 
-static volatile sig_atomic_t nr_signals;
-
-static void count_signal(int sig)
-{
-	nr_signals++;
-}
-
+/* Assert that a pipe without a reader gives EPIPE and SIGPIPE. */
 TEST_F_TIMEOUT(target, no_reader, TIMEOUT)
 {
-	struct iovec bad = { BAD_PTR, 1 };
-
 	signal(SIGPIPE, count_signal);
 	close(self->rd);
 	EXPECT_EQ(-EPIPE, PVM(0, page_size, 0));
 	EXPECT_EQ(1, nr_signals);
 	EXPECT_EQ(-EPIPE, PVM(0, page_size, SPLICE_F_NONBLOCK));
 	EXPECT_EQ(2, nr_signals);
-	/* Before the memory is looked at. */
+	/* The call has not looked at the memory by then. */
 	EXPECT_EQ(-EPIPE, pvm(self->pid, self->wr, &bad, 1, 0));
 }
 
+/* Assert that a nonblocking call on a full pipe returns EAGAIN. */
 TEST_F_TIMEOUT(target, full_and_nonblocking, TIMEOUT)
 {
-	struct iovec bad = { BAD_PTR, 1 };
-
 	ASSERT_TRUE(fill_pipe(self->wr));
 	EXPECT_EQ(-EAGAIN, PVM(0, page_size, SPLICE_F_NONBLOCK));
-	/* Before the memory is looked at. */
-	EXPECT_EQ(-EAGAIN, pvm(self->pid, self->wr, &bad, 1, SPLICE_F_NONBLOCK));
+	/* The call has not looked at the memory by then. */
+	EXPECT_EQ(-EAGAIN,
+		  pvm(self->pid, self->wr, &bad, 1, SPLICE_F_NONBLOCK));
 	ASSERT_EQ(0, fcntl(self->wr, F_SETFL, O_NONBLOCK));
 	EXPECT_EQ(-EAGAIN, pvm(self->pid, self->wr, &bad, 1, 0));
 	ASSERT_TRUE(drain(self->rd, page_size));
@@ -544,8 +569,7 @@ TEST_F_TIMEOUT(target, full_and_nonblocking, TIMEOUT)
 	EXPECT_EQ((ssize_t)page_size, PVM(0, page_size, 0));
 }
 
-/* Waiting. */
-
+/* Assert that the call waits for a free slot, and returns with one page. */
 TEST_F_TIMEOUT(target, waits_for_room, TIMEOUT)
 {
 	struct caller c = CALLER(0, 2 * page_size);
@@ -553,12 +577,12 @@ TEST_F_TIMEOUT(target, waits_for_room, TIMEOUT)
 	ASSERT_TRUE(fill_pipe(self->wr));
 	caller_start_blocked(&c);
 	ASSERT_TRUE(drain(self->rd, page_size));
-	/* Room for one page is enough to return. */
 	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
 	ASSERT_TRUE(drain(self->rd, (self->slots - 1) * page_size));
 	EXPECT_PIPE(0, page_size, OLD_BYTES);
 }
 
+/* Assert that the call wakes a reader that waits for data. */
 TEST_F_TIMEOUT(target, wakes_a_reader, TIMEOUT)
 {
 	pid_t reader = fork();
@@ -576,6 +600,7 @@ TEST_F_TIMEOUT(target, wakes_a_reader, TIMEOUT)
 	EXPECT_EQ(0, status);
 }
 
+/* Assert that a signal ends the wait, and nothing is inserted. */
 TEST_F_TIMEOUT(target, signal_ends_the_wait, TIMEOUT)
 {
 	struct caller c = CALLER(0, page_size);
@@ -588,6 +613,7 @@ TEST_F_TIMEOUT(target, signal_ends_the_wait, TIMEOUT)
 	EXPECT_EQ((int)(self->slots * page_size), in_pipe(self->rd));
 }
 
+/* Assert that the wait goes on after a signal with SA_RESTART. */
 TEST_F_TIMEOUT(target, wait_is_restarted, TIMEOUT)
 {
 	struct caller c = CALLER(0, page_size);
@@ -603,6 +629,7 @@ TEST_F_TIMEOUT(target, wait_is_restarted, TIMEOUT)
 	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
 }
 
+/* Assert that the call returns EPIPE if the reader leaves. */
 TEST_F_TIMEOUT(target, reader_leaves_during_the_wait, TIMEOUT)
 {
 	struct caller c = CALLER(0, page_size);
@@ -615,6 +642,7 @@ TEST_F_TIMEOUT(target, reader_leaves_during_the_wait, TIMEOUT)
 	EXPECT_EQ(1, nr_signals);
 }
 
+/* Assert that the call returns ESRCH if the target exits while it waits. */
 TEST_F_TIMEOUT(target, target_leaves_during_the_wait, TIMEOUT)
 {
 	struct caller c = CALLER(0, page_size);
@@ -626,8 +654,7 @@ TEST_F_TIMEOUT(target, target_leaves_during_the_wait, TIMEOUT)
 	EXPECT_EQ(-ESRCH, caller_join(&c));
 }
 
-/* States of the target. */
-
+/* Assert that a pidfd stands for its process until that exits. */
 TEST_F_TIMEOUT(target, pidfd, TIMEOUT)
 {
 	int pidfd = syscall(SYS_pidfd_open, self->pid, 0);
@@ -651,6 +678,7 @@ TEST_F_TIMEOUT(target, pidfd, TIMEOUT)
 	EXPECT_EQ(-EBADF, pvm(pidfd, self->wr, &iov, 1, flags));
 }
 
+/* Assert that PIDFD_SELF_* stand for the caller. */
 TEST_F_TIMEOUT(target, pidfd_self, TIMEOUT)
 {
 	struct iovec iov = { self->buf, 10 };
@@ -659,7 +687,8 @@ TEST_F_TIMEOUT(target, pidfd_self, TIMEOUT)
 
 	set_pattern(self->buf, 0, 10, OLD_BYTES);
 	for (size_t i = 0; i < ARRAY_SIZE(selves); i++) {
-		ssize_t ret = pvm(selves[i], self->wr, &iov, 1, PROCESS_VMSPLICE_PIDFD);
+		ssize_t ret = pvm(selves[i], self->wr, &iov, 1,
+				  PROCESS_VMSPLICE_PIDFD);
 
 		if (ret == -EBADF)
 			SKIP(return, "no PIDFD_SELF");
@@ -668,29 +697,31 @@ TEST_F_TIMEOUT(target, pidfd_self, TIMEOUT)
 	}
 }
 
+/* Assert that the id of any thread stands for its process. */
 TEST_F_TIMEOUT(target, thread_id, TIMEOUT)
 {
+	struct iovec own = { self->buf, 10 };
 	struct caller c = CALLER(0, page_size);
 	int rd;
 
-	/* Any thread will do: one that waits for room in another pipe. */
+	/* This thread waits for a free slot in another pipe. */
 	ASSERT_TRUE(open_pipe(&rd, &c.fd, 0));
 	ASSERT_TRUE(fill_pipe(c.fd));
 	caller_start_blocked(&c);
 	set_pattern(self->buf, 0, 10, OLD_BYTES);
-	EXPECT_EQ(10, pvm(c.tid, self->wr, &(struct iovec){ self->buf, 10 }, 1, 0));
+	EXPECT_EQ(10, pvm(c.tid, self->wr, &own, 1, 0));
 	EXPECT_PIPE(0, 10, OLD_BYTES);
 	ASSERT_TRUE(drain(rd, page_size));
 	EXPECT_EQ((ssize_t)page_size, caller_join(&c));
 }
 
-/* Where the data comes from and goes. */
-
+/* Assert that a FIFO takes pages, and inotify reports just what is inserted. */
 TEST_F_TIMEOUT(target, fifo, TIMEOUT)
 {
 	static const int modes[] = { O_WRONLY, O_RDWR };
 	const char *path = scratch_path("fifo");
 	int rd, wr, watch = inotify_init1(IN_NONBLOCK);
+	ssize_t len = page_size;
 	char event[512];
 
 	ASSERT_LE(0, watch);
@@ -700,21 +731,19 @@ TEST_F_TIMEOUT(target, fifo, TIMEOUT)
 	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
 		wr = open(path, modes[i]);
 		ASSERT_LE(0, wr);
-		/* Who watches it is told of what is in, and of nothing else. */
-		EXPECT_EQ(-EFAULT, pvm(self->pid, wr, &(struct iovec){ BAD_PTR, 1 }, 1, 0));
+		EXPECT_EQ(-EFAULT, pvm(self->pid, wr, &bad, 1, 0));
 		EXPECT_EQ(-1, read(watch, event, sizeof(event)));
-		ASSERT_EQ((ssize_t)page_size, pvm(self->pid, wr, RANGE(0, page_size), 1, 0));
+		ASSERT_EQ(len, pvm(self->pid, wr, RANGE(0, len), 1, 0));
 		EXPECT_LT(0, read(watch, event, sizeof(event)));
-		ASSERT_EQ((ssize_t)page_size, read_all(rd, self->buf, page_size));
-		EXPECT_EQ(page_size, differs(self->buf, 0, page_size, OLD_BYTES));
-		/* And of that. */
+		ASSERT_EQ(len, read_all(rd, self->buf, len));
+		EXPECT_EQ((size_t)len, differs(self->buf, 0, len, OLD_BYTES));
+		/* The read is an event, too. */
 		while (read(watch, event, sizeof(event)) > 0)
 			;
 	}
 	undo_change(undo_create, path);
 }
 
-/* A shared page is live wherever the pipe's reader has put it, until somebody reads it. */
 FIXTURE(live) {
 	TARGET_MEMBERS;
 };
@@ -738,12 +767,14 @@ FIXTURE_SETUP(live)
 
 FIXTURE_TEARDOWN(live) {}
 
+/* Assert that a shared page is live wherever splice() has moved it. */
 TEST_F_TIMEOUT(live, until_it_is_consumed, TIMEOUT)
 {
 	ssize_t len = 3 * page_size;
 	int to[2];
 
-	ASSERT_EQ(0, variant->to_socket ? socketpair(AF_UNIX, SOCK_STREAM, 0, to) : pipe(to));
+	ASSERT_EQ(0, variant->to_socket ?
+		     socketpair(AF_UNIX, SOCK_STREAM, 0, to) : pipe(to));
 	ASSERT_EQ(len, PVM(0, len, 0));
 	ASSERT_EQ(len, variant->by_tee ? tee(self->rd, to[1], len, 0) :
 		       splice(self->rd, NULL, to[1], NULL, len, 0));
@@ -752,10 +783,7 @@ TEST_F_TIMEOUT(live, until_it_is_consumed, TIMEOUT)
 	EXPECT_EQ((size_t)len, differs(self->buf, 0, len, NEW_BYTES));
 }
 
-/*
- * The rule of sharing, seen from outside: what the target writes after the call shows
- * in the pipe if the page is shared, and does not if it was copied.
- */
+/* The kinds of memory, and whether the call shares or copies their pages. */
 FIXTURE(backing) {
 	TARGET_MEMBERS;
 };
@@ -813,7 +841,8 @@ static void *map_backing(enum backing backing, size_t *size)
 
 FIXTURE_SETUP(backing)
 {
-	bool huge = variant->backing == HUGE_PAGE || variant->backing == HUGE_PAGE_SPLIT;
+	bool split = variant->backing == HUGE_PAGE_SPLIT;
+	bool huge = variant->backing == HUGE_PAGE || split;
 
 	self->size = NR_PAGES * page_size;
 	self->mem = map_backing(variant->backing, &self->size);
@@ -825,18 +854,19 @@ FIXTURE_SETUP(backing)
 	TELL(variant->backing == ZERO_PAGE || variant->backing == FILE_CLEAN ?
 	     READ : WRITE_OLD, 0, self->size);
 	if (huge && !huge_bytes(self->pid, self->mem, self->size))
-		SKIP(return, "no huge page was to be had");
+		SKIP(return, "the kernel had no huge page");
 	if (variant->backing == ANON_COW)
 		TELL(FORK, 0, 0);
-	/* A change of protection that leaves the page there, in small parts. */
-	if (variant->backing == HUGE_PAGE_SPLIT) {
+	/* A change of protection splits the PMD, not the huge page. */
+	if (split) {
 		TELL(NO_ACCESS, self->size - page_size, self->size);
-		ASSERT_EQ((size_t)0, huge_bytes(self->pid, self->mem, self->size));
+		ASSERT_FALSE(huge_bytes(self->pid, self->mem, self->size));
 	}
 }
 
 FIXTURE_TEARDOWN(backing) {}
 
+/* Assert that the target's later writes show in shared pages alone. */
 TEST_F_TIMEOUT(backing, later_writes, TIMEOUT)
 {
 	/* Not at the start: a huge page's first is not like the others. */
@@ -855,9 +885,10 @@ TEST_F_TIMEOUT(backing, later_writes, TIMEOUT)
 	EXPECT_PIPE(at, 4, NEW_BYTES);
 }
 
+/* Assert that the pipe keeps the bytes when the target is gone. */
 TEST_F_TIMEOUT(backing, gone_while_in_the_pipe, TIMEOUT)
 {
-	/* Odd bytes: a copy has them at the place that they have in the page. */
+	/* Odd bytes: a copy has them at the same offset in its page. */
 	size_t from = 123, len = 4 * page_size - 200;
 
 	ASSERT_EQ((ssize_t)len, PVM(from, len, 0));
@@ -870,16 +901,17 @@ TEST_F_TIMEOUT(backing, gone_while_in_the_pipe, TIMEOUT)
 	}
 }
 
-/* To read a hole allocates its page, as a fault of the target would. */
+/* Assert that reading a hole allocates its page, as a fault would. */
 TEST_F_TIMEOUT(target, hole_of_a_memfd, TIMEOUT)
 {
 	int fd = memfd_create("hole", 0);
-	struct iovec iov = { .iov_len = page_size };
+	struct iovec iov = { NULL, page_size };
 	struct stat st;
 
 	ASSERT_LE(0, fd);
 	ASSERT_EQ(0, ftruncate(fd, 2 * page_size));
-	iov.iov_base = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, page_size);
+	iov.iov_base = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd,
+			    page_size);
 	ASSERT_TRUE(iov.iov_base != MAP_FAILED);
 	ASSERT_EQ((ssize_t)page_size, pvm(getpid(), self->wr, &iov, 1, 0));
 	ASSERT_EQ((ssize_t)page_size, read_all(self->rd, self->buf, page_size));
@@ -889,9 +921,9 @@ TEST_F_TIMEOUT(target, hole_of_a_memfd, TIMEOUT)
 }
 
 /*
- * A page that another process has, too, must not be in the pipe, even though neither's
- * writes would show: a consumer that writes to it would reach that process. If only the
- * other maps it in the end, a write can take it as it is, unless the pipe holds it.
+ * Assert that the pipe never holds a page that another process maps, too: a
+ * consumer that writes to it would reach that process. The last process that
+ * maps a page reuses it for its writes, unless something else holds it.
  */
 TEST_F_TIMEOUT(target, cow_page_is_not_in_the_pipe, TIMEOUT)
 {

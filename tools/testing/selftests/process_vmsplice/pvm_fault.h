@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * For tests that hold up the faults of a target, by userfaultfd: they decide when these
- * are resolved, and get a message when a caller has met one.
+ * For tests that hold up the faults of a target, by userfaultfd: they decide
+ * when to resolve them, and get a message when a caller has met one.
  */
 #ifndef PVM_FAULT_H
 #define PVM_FAULT_H
@@ -10,7 +10,7 @@
 #include <sys/utsname.h>
 #include "pvm_test.h"
 
-/* Of the region, the first pages are there. The others fault until resolved. */
+/* The region's first pages are present. The others fault until resolved. */
 #define PRESENT 2
 #define REGION_PAGES 8
 #define REGION_SIZE (REGION_PAGES * page_size)
@@ -23,7 +23,7 @@ static inline int watch_faults(void *mem, size_t size)
 		.range = { (uintptr_t)mem, size },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
-	/* Not UFFD_USER_MODE_ONLY: it is the kernel that faults. */
+	/* Not UFFD_USER_MODE_ONLY, as the kernel faults. */
 	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
 	if (fd < 0)
@@ -71,7 +71,7 @@ static inline bool resolve_page(int uffd, unsigned char *mem, size_t page)
 	return ok;
 }
 
-/* All that is missing, the first one last: the caller then finds all of them. */
+/* Resolve all faults, the first one last: then the caller finds all pages. */
 static inline bool resolve(int uffd, unsigned char *mem)
 {
 	bool ok = true;
@@ -119,25 +119,26 @@ static inline bool signals_end_faults(void)
 	struct utsname uts;
 	int major, minor;
 
-	return uname(&uts) || sscanf(uts.release, "%d.%d", &major, &minor) != 2 ||
+	return uname(&uts) ||
+	       sscanf(uts.release, "%d.%d", &major, &minor) != 2 ||
 	       major > 6 || (major == 6 && minor >= 2);
 }
 
 /*
- * The state in which a caller waits for its fault to be resolved, of which there has
- * been a message: S, or D in kernels where nothing but a fatal signal ends the wait.
+ * The state of a caller that is in a fault, of which a message has come: S, or
+ * D in kernels where only a fatal signal ends the wait.
  */
 static inline char state_in_fault(pid_t tid)
 {
-	/* In the new ones, D may be seen as well, on the way: a lock on PREEMPT_RT. */
+	/* Others pass through D, too, for locks on PREEMPT_RT. */
 	char state = wait_for_states(tid, signals_end_faults() ? "S" : "SD");
 
 	if (state == 'Z' || state == 'X')
-		give_up("who met a fault has ended: %c", state);
+		give_up("the caller has ended in its fault: %c", state);
 	return state;
 }
 
-/* Start the call, and return when it has met a fault: the state. */
+/* Start the call, and return its state when it has met a fault. */
 static inline char caller_start_faulting(struct caller *c, int uffd)
 {
 	caller_start(c);
@@ -147,7 +148,7 @@ static inline char caller_start_faulting(struct caller *c, int uffd)
 	return state_in_fault(last_caller);
 }
 
-/* A process that makes one call, and exits with 0 if the result is as expected. */
+/* A process that makes one call, and exits with 0 if that inserts all. */
 static inline pid_t fork_caller(pid_t pid, int fd, void *addr, size_t len)
 {
 	struct iovec iov = { addr, len };
@@ -170,7 +171,7 @@ static inline int exit_status(pid_t pid)
 	return waitpid(pid, &status, 0) == pid ? status : -1;
 }
 
-/* A target that is paused in one way or another, by the test, and so a caller. */
+/* A target, or a caller, that the test pauses in one way or another. */
 #define CGROUP "/sys/fs/cgroup/process_vmsplice_test"
 
 static inline bool write_pid(const char *path, pid_t pid)
@@ -181,11 +182,12 @@ static inline bool write_pid(const char *path, pid_t pid)
 	return write_file(path, text);
 }
 
-/* The kernel says so with a notification. */
+/* The kernel notifies us of it. */
 static inline bool wait_until_frozen(void)
 {
 	struct pollfd fd = {
-		.fd = open(CGROUP "/cgroup.events", O_RDONLY), .events = POLLPRI,
+		.fd = open(CGROUP "/cgroup.events", O_RDONLY),
+		.events = POLLPRI,
 	};
 	char text[128] = "";
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * For tests of large folios: a target whose memory is a row of huge pages between two
- * areas of base pages, and ranges of it, with what they take of a pipe.
+ * For tests of large folios: a target whose memory is a row of huge pages
+ * between two areas of base pages, and ranges of it, with what they take of a
+ * pipe.
  */
 #ifndef PVM_FOLIO_H
 #define PVM_FOLIO_H
@@ -28,14 +29,15 @@ struct row {
 	int one_rd, one_wr;	/* a pipe of one slot */
 };
 
-/* A place in the memory: so many huge pages, pages and bytes from its start. */
+/* A position: so many huge pages, pages and bytes from the memory's start. */
 struct spot {
 	int huge, pages, bytes;
 };
 
 static inline size_t at(const struct row *w, struct spot spot)
 {
-	return spot.huge * w->huge + spot.pages * (ssize_t)page_size + spot.bytes;
+	return spot.huge * w->huge + spot.pages * (ssize_t)page_size +
+	       spot.bytes;
 }
 
 struct span {
@@ -94,14 +96,16 @@ static const struct range ranges[] = {
 		{ { 1, -1, 7 }, { 1, 10, 1 } } } },
 };
 
-static inline size_t set_iov(const struct row *w, const struct range *r, struct iovec *iov)
+static inline size_t set_iov(const struct row *w, const struct range *r,
+			     struct iovec *iov)
 {
 	size_t total = 0;
 
 	for (unsigned int i = 0; i < r->nr; i++) {
 		size_t from = at(w, r->spans[i].from);
 
-		iov[i] = (struct iovec){ w->mem + from, at(w, r->spans[i].to) - from };
+		iov[i].iov_base = w->mem + from;
+		iov[i].iov_len = at(w, r->spans[i].to) - from;
 		total += iov[i].iov_len;
 	}
 	return total;
@@ -114,7 +118,8 @@ static inline size_t total_len(const struct row *w, const struct range *r)
 	return set_iov(w, r, iov);
 }
 
-static inline ssize_t place(const struct row *w, const struct range *r, unsigned int flags)
+static inline ssize_t insert(const struct row *w, const struct range *r,
+			     unsigned int flags)
 {
 	struct iovec iov[MAX_SPANS];
 
@@ -124,7 +129,8 @@ static inline ssize_t place(const struct row *w, const struct range *r, unsigned
 
 /* The first of so many bytes that is not the range's, or len. */
 static inline size_t wrong_in_range(const struct row *w, const struct range *r,
-				    const unsigned char *buf, size_t len, unsigned char seed)
+				    const unsigned char *buf, size_t len,
+				    unsigned char seed)
 {
 	struct iovec iov[MAX_SPANS];
 	size_t done = 0;
@@ -132,7 +138,8 @@ static inline size_t wrong_in_range(const struct row *w, const struct range *r,
 	set_iov(w, r, iov);
 	for (unsigned int i = 0; i < r->nr && done < len; i++) {
 		size_t from = (unsigned char *)iov[i].iov_base - w->mem;
-		size_t n = iov[i].iov_len < len - done ? iov[i].iov_len : len - done;
+		size_t left = len - done;
+		size_t n = iov[i].iov_len < left ? iov[i].iov_len : left;
 		size_t right = differs(buf + done, from, n, seed);
 
 		done += right;
@@ -142,19 +149,16 @@ static inline size_t wrong_in_range(const struct row *w, const struct range *r,
 	return done;
 }
 
-static inline bool is_huge(const struct row *w, size_t pos)
-{
-	return pos >= w->huge && pos < (w->nr_huge + 1) * w->huge;
-}
-
 /* May the bytes at pos be in one buffer with those before end? */
 static inline bool merges(const struct row *w, size_t end, size_t pos)
 {
-	return pos == end && is_huge(w, pos) && (pos - 1) / w->huge == pos / w->huge;
+	return pos == end && pos % w->huge &&
+	       pos > w->huge && pos < (w->nr_huge + 1) * w->huge;
 }
 
 /* The lengths of the buffers that the range takes, if it is only shared. */
-static inline unsigned int expected_bufs(const struct row *w, const struct range *r, size_t *lens)
+static inline unsigned int expected_bufs(const struct row *w,
+					 const struct range *r, size_t *lens)
 {
 	struct iovec iov[MAX_SPANS];
 	unsigned int nr = 0;
@@ -179,7 +183,7 @@ static inline unsigned int expected_bufs(const struct row *w, const struct range
 	return nr;
 }
 
-/* The pipe of a test, with another number of slots, and without what was in it. */
+/* Give a test an empty pipe, with another number of slots. */
 static inline bool renew_pipe(struct row *w, int slots)
 {
 	close(w->rd);
@@ -190,7 +194,8 @@ static inline bool renew_pipe(struct row *w, int slots)
 /* The next buffer of the pipe goes to buf; its length, or -1. */
 static inline ssize_t next_buf(const struct row *w, unsigned char *buf)
 {
-	ssize_t n = splice(w->rd, NULL, w->one_wr, NULL, w->size, SPLICE_F_NONBLOCK);
+	ssize_t n = splice(w->rd, NULL, w->one_wr, NULL, w->size,
+			   SPLICE_F_NONBLOCK);
 
 	return n > 0 && read_all(w->one_rd, buf, n) != n ? -1 : n;
 }
@@ -205,15 +210,15 @@ static inline const char *why_no_huge_pages(void)
 	if (setting_is(THP_DIR "enabled", "never"))
 		return "transparent huge pages are turned off";
 	if (read_number("/proc/meminfo", "HighTotal"))
-		return "high memory is mapped a page at a time, and a buffer takes a page";
+		return "the kernel maps high memory a page at a time";
 	if (huge > MAX_HUGE || huge < MIN_HUGE_PAGES * page_size)
 		return "huge pages have a size that this test is not made for";
 	return NULL;
 }
 
-static inline bool tell(const struct row *w, enum op what, size_t from, size_t to)
+static inline bool tell(const struct row *w, enum op cmd, size_t from, size_t to)
 {
-	return command(w->ctl[0], what, from, to);
+	return command(w->ctl[0], cmd, from, to);
 }
 
 static inline bool are_huge(const struct row *w)
@@ -225,10 +230,11 @@ static inline bool fill_memory(const struct row *w)
 {
 	size_t first = w->huge, end = (w->nr_huge + 1) * w->huge;
 
-	return tell(w, SMALL_PAGES, 0, w->size) && tell(w, HUGE_PAGES, first, end) &&
+	return tell(w, SMALL_PAGES, 0, w->size) &&
+	       tell(w, HUGE_PAGES, first, end) &&
 	       tell(w, WRITE_OLD, first - BASE_PAGES * page_size,
 		    end + BASE_PAGES * page_size) &&
-	       /* They stay, but a split one is not made whole behind our back. */
+	       /* Huge pages stay, but khugepaged repairs no split ones. */
 	       tell(w, SMALL_PAGES, 0, w->size);
 }
 
@@ -261,12 +267,12 @@ static inline bool start_row(struct row *w, unsigned int nr_huge)
 	if (why_no_huge_pages())					\
 		SKIP(statement, "%s", why_no_huge_pages());		\
 	ASSERT_TRUE(start_row(w, nr_huge));				\
-	ASSERT_OR_SKIP(are_huge(w), statement, "no huge pages are to be had now"); \
+	ASSERT_OR_SKIP(are_huge(w), statement, "no huge pages now");	\
 	if (by_ptes)							\
 		ASSERT_TRUE(split_mappings(w));				\
 } while (0)
 
-/* The pipe has just so many buffers, of these lengths. Their bytes go to the buffer. */
+/* The pipe has just so many buffers, of these lengths. w.buf gets the bytes. */
 #define EXPECT_BUFS(nr, lens) do {					\
 	unsigned char *_to = self->w.buf;				\
 									\

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests change of their host, and that it is put back, however they end.
+ * What the tests change of their host, and restore, however they end.
  *
- * Whoever changes something notes first how it is undone, in memory that all processes
- * of the program share. At the end, the program undoes what is noted; if somebody kills
- * it, a process in a session of its own does, which waits for nothing else.
+ * A change starts with a note of how to undo it, in memory that all processes
+ * of the program share. At the end, the program does what the notes say; if
+ * somebody kills it, a process in a session of its own does, which waits for
+ * nothing else.
  */
 #ifndef PVM_HOST_H
 #define PVM_HOST_H
@@ -26,13 +27,13 @@
 
 #include "../kselftest_harness.h"
 
-/* Is it the guest of vmtest.sh, which has what the tests need and is thrown away? */
+/* Is it vmtest.sh's guest, which has what the tests need and is thrown away? */
 static inline bool host_is_ours(void)
 {
 	return getenv("VMTEST_GUEST");
 }
 
-/* Any host may lack something for a while; if our own does, something is wrong. */
+/* Any host may lack something for a while. If our own does, that is wrong. */
 #define ASSERT_OR_SKIP(ok, statement, ...) do {				\
 	bool _ok = (ok);						\
 									\
@@ -65,7 +66,8 @@ static inline long read_number(const char *path, const char *name)
 	if (!f)
 		return 0;
 	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, " %63[^: ]%*[: ]%ld", found, &n) == 2 && !strcmp(found, name))
+		if (sscanf(line, " %63[^: ]%*[: ]%ld", found, &n) == 2 &&
+		    !strcmp(found, name))
 			sum += n;
 	fclose(f);
 	return sum;
@@ -73,13 +75,15 @@ static inline long read_number(const char *path, const char *name)
 
 #define MAX_CHANGES 64
 
+struct change;
+typedef void undo_fn(const struct change *change);
+
 static struct change {
-	void (*undo)(const struct change *change);
+	undo_fn *undo;
 	char what[128], was[64];
 } *changes;
 
-static inline struct change *find_change(void (*undo)(const struct change *change),
-					 const char *what)
+static inline struct change *find_change(undo_fn *undo, const char *what)
 {
 	for (struct change *c = changes; c < changes + MAX_CHANGES; c++)
 		if (c->undo == undo && (!undo || !strcmp(c->what, what)))
@@ -87,9 +91,8 @@ static inline struct change *find_change(void (*undo)(const struct change *chang
 	return NULL;
 }
 
-/* Before the change. What is noted already stays: it is older. */
-static inline void note_change(void (*undo)(const struct change *change), const char *what,
-			       const char *was)
+/* Before the change. A note that is there stays: what it says is older. */
+static inline void note_change(undo_fn *undo, const char *what, const char *was)
 {
 	struct change *c;
 
@@ -102,7 +105,7 @@ static inline void note_change(void (*undo)(const struct change *change), const 
 	}
 	snprintf(c->what, sizeof(c->what), "%s", what);
 	snprintf(c->was, sizeof(c->was), "%s", was);
-	/* Last: from now on, it is undone. */
+	/* Last, as this makes the note count. */
 	__atomic_store_n(&c->undo, undo, __ATOMIC_RELEASE);
 }
 
@@ -114,7 +117,7 @@ static inline void undo_one(struct change *c)
 		c->undo = NULL;
 }
 
-static inline void undo_change(void (*undo)(const struct change *change), const char *what)
+static inline void undo_change(undo_fn *undo, const char *what)
 {
 	undo_one(find_change(undo, what));
 }
@@ -132,17 +135,18 @@ static inline void undo_create(const struct change *c)
 		perror(c->what);
 }
 
-/* The path of a file to be created in /tmp, until the end of the program. */
+/* The path of a file in /tmp that goes at the end of the program. */
 static inline const char *scratch_path(const char *name)
 {
 	static char path[128];
 
-	snprintf(path, sizeof(path), "/tmp/process_vmsplice.%d.%s", getpid(), name);
+	snprintf(path, sizeof(path), "/tmp/process_vmsplice.%d.%s", getpid(),
+		 name);
 	note_change(undo_create, path, "");
 	return path;
 }
 
-/* Settings: what the file says or, of "always [madvise] never", the word in brackets. */
+/* What the file says; of "always [madvise] never", the word in brackets. */
 static inline bool read_setting(const char *path, char *value, size_t size)
 {
 	char buf[128] = "", *word = buf;
@@ -173,8 +177,8 @@ static inline void undo_setting(const struct change *c)
 }
 
 /*
- * Until restore_setting() or the end of the program. Where it is so already, nothing is
- * written, as the file may be read-only.
+ * Change it until the change is undone. Do not write what it is already, as the
+ * file may be read-only.
  */
 static inline bool change_setting(const char *path, const char *value)
 {
@@ -190,18 +194,13 @@ static inline bool change_setting(const char *path, const char *value)
 	return write_file(path, value);
 }
 
-static inline void restore_setting(const char *path)
-{
-	undo_change(undo_setting, path);
-}
-
 static inline long missing_huge_pages(long wanted)
 {
 	return wanted - read_number("/proc/meminfo", "HugePages_Free") +
 	       read_number("/proc/meminfo", "HugePages_Rsvd");
 }
 
-/* So many that nobody else has asked for. The pool only ever grows. */
+/* Have so many that nobody else has asked for. The pool only ever grows. */
 static inline bool reserve_huge_pages(long wanted)
 {
 	static const char path[] = "/proc/sys/vm/nr_hugepages";
@@ -218,15 +217,17 @@ static inline bool reserve_huge_pages(long wanted)
 
 #define KSM_DIR "/sys/kernel/mm/ksm/"
 
-/* Why it can't be had, or NULL. If it runs, it is somebody's, and busy with other pages. */
-static inline const char *start_ksm(const char *pages_to_scan, const char *sleep_millisecs)
+/* NULL, or why not. If KSM runs, it is busy with somebody else's pages. */
+static inline const char *start_ksm(const char *pages_to_scan,
+				    const char *sleep_millisecs)
 {
 	if (access(KSM_DIR, F_OK))
 		return "no KSM";
-	/* Those that were changed before are as we want them. */
-	if (!find_change(undo_setting, KSM_DIR "run") && !setting_is(KSM_DIR "run", "0"))
+	/* If we have changed it before, it is as we want it. */
+	if (!find_change(undo_setting, KSM_DIR "run") &&
+	    !setting_is(KSM_DIR "run", "0"))
 		return "KSM is in use by others";
-	/* Or pages that are skipped in turns never meet. Not in Linux before 6.7. */
+	/* KSM since 6.7 may skip pages in turns, which then never meet. */
 	change_setting(KSM_DIR "smart_scan", "0");
 	if (!change_setting(KSM_DIR "pages_to_scan", pages_to_scan) ||
 	    !change_setting(KSM_DIR "sleep_millisecs", sleep_millisecs) ||
@@ -235,15 +236,7 @@ static inline const char *start_ksm(const char *pages_to_scan, const char *sleep
 	return NULL;
 }
 
-/* Until no process is left that has the other end of the pipe, or for some seconds. */
-static inline void wait_for_all(int pipe_end)
-{
-	struct pollfd end = { .fd = pipe_end };
-
-	poll(&end, 1, 3000);
-}
-
-/* Returns when the first process has been killed, or is told to end. */
+/* Wait until the first process is gone, or somebody ends this one. */
 static inline void await_the_end(pid_t first)
 {
 	sigset_t signals;
@@ -272,20 +265,22 @@ static inline void start_restorer(void)
 {
 	int ends[2], lock = open("/proc/sys/vm", O_RDONLY | O_DIRECTORY);
 
-	/* Two programs at once would each take what the other has changed for the host's own. */
+	/* Else a program takes the changes of another for the host's own. */
 	flock(lock, LOCK_EX);
-	changes = mmap(NULL, MAX_CHANGES * sizeof(*changes), PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	changes = mmap(NULL, MAX_CHANGES * sizeof(*changes),
+		       PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		       -1, 0);
 	if (changes == MAP_FAILED || pipe(ends))
 		exit(KSFT_FAIL);
 	first_process = getpid();
 	restorer = fork();
 	if (!restorer) {
 		close(ends[1]);
-		/* What kills a process group or a session is about the others. */
+		/* A kill of the group or session is not for this process. */
 		setsid();
 		await_the_end(first_process);
-		wait_for_all(ends[0]);
+		/* Wait 3 s at most until no process has the other end. */
+		poll(&(struct pollfd){ .fd = ends[0] }, 1, 3000);
 		undo_all_changes();
 		_exit(0);
 	}
@@ -293,7 +288,7 @@ static inline void start_restorer(void)
 	atexit(restore_at_exit);
 }
 
-/* No child of a process outlives it, unless it asks for that itself. */
+/* A child does not outlive its parent, unless it asks for that itself. */
 static inline void die_with_parent(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of process_vmsplice() share: the call, patterns, a target that takes
- * commands, a caller that can be seen blocked. No test waits for time to pass: one that
- * wants to see a thread blocked waits until /proc says that it sleeps.
+ * What the tests of process_vmsplice() share: the call, patterns, a target that
+ * takes commands, a caller that can be seen blocked. No test waits for time to
+ * pass: to see a thread blocked, it waits until /proc says that it sleeps.
  */
 #ifndef PVM_TEST_H
 #define PVM_TEST_H
 
 #include <limits.h>
+#include <linux/mempolicy.h>
 #include <sched.h>
 #include <stdint.h>
 #include <sys/inotify.h>
@@ -46,18 +47,15 @@
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
 #endif
-#ifndef MPOL_MF_MOVE_ALL
-#define MPOL_MF_MOVE_ALL 4
-#endif
 
 /* Under TCG with a debug kernel, the harness's 30 s are few. */
 #define TIMEOUT 240
 
 #define NR_PAGES 320
 #define NOBODY 65534
-/* No process has it: above the limit of pids. */
+/* Above the limit of pids: no process has it. */
 #define NO_PID 0x7ffffff0
-/* In the last 64 KiB, arm has what a program may read. */
+/* Not in the topmost 64 KiB: arm's vectors page there is readable. */
 #define BAD_PTR ((void *)(-2UL << 16))
 
 static size_t page_size;
@@ -68,13 +66,14 @@ static inline ssize_t pvm(pid_t pid, int fd, const struct iovec *iov,
 {
 	ssize_t ret;
 
-	/* A result that is negative and no error must not look like one. */
+	/* A negative result without an error must not look like one. */
 	errno = 0;
 	ret = syscall(__NR_process_vmsplice, pid, fd, iov, nr_segs, flags);
 	return ret < 0 ? -errno : ret;
 }
 
-static inline ssize_t readv_from(pid_t pid, const void *addr, void *buf, size_t len)
+static inline ssize_t readv_from(pid_t pid, const void *addr, void *buf,
+				 size_t len)
 {
 	struct iovec local = { buf, len }, remote = { (void *)addr, len };
 	ssize_t ret = process_vm_readv(pid, &local, 1, &remote, 1, 0);
@@ -82,17 +81,18 @@ static inline ssize_t readv_from(pid_t pid, const void *addr, void *buf, size_t 
 	return ret < 0 ? -errno : ret;
 }
 
-/* Who wrote a byte, by the seed of its pattern. */
+/* The seed of a pattern says who wrote a byte. */
 enum { OLD_BYTES, NEW_BYTES, OTHER_BYTES, FILE_BYTES };
 
-/* A pattern no two words of which are alike: bytes that are shifted or lost are seen. */
+/* No two words of a pattern are alike, so that shifted or lost bytes show. */
 static inline uint64_t pattern_word(size_t nr, unsigned char seed)
 {
 	/* Odd, so that the products differ. */
 	return (nr + 1) * 0x9e3779b97f4a7c15ULL ^ seed * 0x0101010101010101ULL;
 }
 
-static inline void set_pattern(unsigned char *mem, size_t from, size_t to, unsigned char seed)
+static inline void set_pattern(unsigned char *mem, size_t from, size_t to,
+			       unsigned char seed)
 {
 	while (from < to) {
 		uint64_t word = pattern_word(from / sizeof(word), seed);
@@ -114,8 +114,8 @@ static inline size_t differs(const unsigned char *buf, size_t from, size_t len,
 	size_t done = 0;
 
 	while (done < len) {
-		uint64_t is, word = pattern_word((from + done) / sizeof(word), seed);
-		size_t at = (from + done) % sizeof(word);
+		size_t pos = from + done, at = pos % sizeof(uint64_t);
+		uint64_t is, word = pattern_word(pos / sizeof(word), seed);
 
 		if (!at && len - done >= sizeof(word)) {
 			memcpy(&is, buf + done, sizeof(is));
@@ -131,12 +131,13 @@ static inline size_t differs(const unsigned char *buf, size_t from, size_t len,
 	return done;
 }
 
-static inline bool is_filled(const unsigned char *buf, size_t len, unsigned char byte)
+static inline bool is_filled(const unsigned char *buf, size_t len,
+			     unsigned char byte)
 {
 	return !len || (buf[0] == byte && !memcmp(buf, buf + 1, len - 1));
 }
 
-/* Just len bytes; fewer only at the end of the file or if there is nothing now. */
+/* Read len bytes, fewer only at the end of the file or if none are there now. */
 static inline ssize_t read_all(int fd, void *buf, size_t len)
 {
 	size_t done = 0;
@@ -164,7 +165,7 @@ static inline int pipe_slots(int fd)
 	return fcntl(fd, F_GETPIPE_SZ) / page_size;
 }
 
-/* With so many slots, or those that pipes have. */
+/* With so many slots; 0 for as many as pipes have. */
 static inline bool open_pipe(int *rd, int *wr, int slots)
 {
 	int p[2];
@@ -199,8 +200,8 @@ static inline bool drain(int fd, size_t len)
 
 static inline unsigned char *map_anon(size_t size)
 {
-	unsigned char *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
-				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
 
 	return mem == MAP_FAILED ? NULL : mem;
 }
@@ -221,7 +222,7 @@ static inline unsigned char *map_aligned(size_t size, size_t align)
 	return mem ? (unsigned char *)((mem + align - 1) & -align) : NULL;
 }
 
-/* A file with a pattern; and as many bytes of it in memory. */
+/* A file of so many bytes, with a pattern. */
 static inline int pattern_file(size_t size, unsigned char seed)
 {
 	int fd = memfd_create("file", 0);
@@ -237,16 +238,16 @@ static inline int pattern_file(size_t size, unsigned char seed)
 }
 
 /*
- * A program of its own: this one, executed anew, with a page of known bytes at an address
- * that all know. It says so, and stays until whoever listens is gone.
+ * A program of its own: this one, executed anew, with a page of known bytes at
+ * an address that all know. It reports that, and stays until nobody listens.
  */
 #define IMAGE ((unsigned char *)0x60000000UL)
 #define IMAGE_ENV "PVM_IMAGE"
 
 static inline bool fill_image(unsigned char seed)
 {
-	if (mmap(IMAGE, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
-		 MAP_FIXED_NOREPLACE, -1, 0) != IMAGE)
+	if (mmap(IMAGE, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+		 MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != IMAGE)
 		return false;
 	set_pattern(IMAGE, 0, page_size, seed);
 	return true;
@@ -263,32 +264,34 @@ static inline int exec_image(const char *path, int ctl)
 
 static inline void image_main(int ctl)
 {
-	int answer = 0;
+	int answer = 0, n = sizeof(answer);
 	char c;
 
-	if (fill_image(NEW_BYTES) && write(ctl, &answer, sizeof(answer)) == sizeof(answer))
+	if (fill_image(NEW_BYTES) && write(ctl, &answer, n) == n)
 		while (read(ctl, &c, 1) > 0)
 			;
 	_exit(0);
 }
 
 /*
- * The target: a child with a region of memory, of which it does what it is told to a
- * range. It may be told to have children, which are told things in the same way.
+ * The target: a child with a region of memory, which obeys commands: it does
+ * something to a range of the region, or has children that obey commands, too.
  */
 enum op {
-	WRITE_OLD, WRITE_NEW, WRITE_OTHER, READ, READ_ONLY, READ_WRITE, WRITE_ONLY, NO_ACCESS,
-	HUGE_PAGES, SMALL_PAGES, MERGE, FREE, DISCARD, REMOVE, PAGE_OUT, POISON, GUARD,
-	KEEP_FROM_FORK, GIVE_TO_FORK, UNMAP, MAP_ANEW, EXCHANGE_ENDS,
+	WRITE_OLD, WRITE_NEW, WRITE_OTHER, READ,
+	READ_ONLY, READ_WRITE, WRITE_ONLY, NO_ACCESS,
+	HUGE_PAGES, SMALL_PAGES, MERGE, FREE, DISCARD, REMOVE, PAGE_OUT, POISON,
+	GUARD, KEEP_FROM_FORK, GIVE_TO_FORK, UNMAP, MAP_ANEW, EXCHANGE_ENDS,
 	VMSPLICE,	/* to the descriptor "from", the first "to" bytes */
 	FORK, FORK_ONCE, EXEC, BE_UNDUMPABLE, EXIT,
 };
 
-/* What the kernel is asked to do. The ops that are not here take more than one call. */
+/* The ops that are a madvise(). */
 static const int advices[] = {
-	[HUGE_PAGES] = MADV_HUGEPAGE, [SMALL_PAGES] = MADV_NOHUGEPAGE, [MERGE] = MADV_MERGEABLE,
-	[FREE] = MADV_FREE, [DISCARD] = MADV_DONTNEED, [REMOVE] = MADV_REMOVE,
-	[PAGE_OUT] = MADV_PAGEOUT, [POISON] = MADV_HWPOISON, [GUARD] = MADV_GUARD_INSTALL,
+	[HUGE_PAGES] = MADV_HUGEPAGE, [SMALL_PAGES] = MADV_NOHUGEPAGE,
+	[MERGE] = MADV_MERGEABLE, [FREE] = MADV_FREE, [DISCARD] = MADV_DONTNEED,
+	[REMOVE] = MADV_REMOVE, [PAGE_OUT] = MADV_PAGEOUT,
+	[POISON] = MADV_HWPOISON, [GUARD] = MADV_GUARD_INSTALL,
 	[KEEP_FROM_FORK] = MADV_DONTFORK, [GIVE_TO_FORK] = MADV_DOFORK,
 };
 
@@ -299,15 +302,17 @@ struct command {
 
 static inline bool move_page(void *from, void *to)
 {
-	return mremap(from, page_size, page_size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to;
+	return mremap(from, page_size, page_size,
+		      MREMAP_MAYMOVE | MREMAP_FIXED, to) == to;
 }
 
 static inline int exchange_ends(unsigned char *start, size_t len)
 {
-	unsigned char *last = start + len - page_size, *spare = map_anon(page_size);
+	unsigned char *last = start + len - page_size;
+	void *spare = map_anon(page_size);
 
-	return move_page(start, spare) && move_page(last, start) && move_page(spare, last) ?
-	       0 : -1;
+	return move_page(start, spare) && move_page(last, start) &&
+	       move_page(spare, last) ? 0 : -1;
 }
 
 static inline int fork_once(void)
@@ -319,7 +324,7 @@ static inline int fork_once(void)
 	return waitpid(child, NULL, 0) == child ? 0 : -1;
 }
 
-/* The target, and those that are forked from it or from one another, in that order. */
+/* The target and its descendants, in the order in which they were forked. */
 #define MAX_SERVERS 3
 
 struct servers {
@@ -334,11 +339,11 @@ static inline int fork_server(unsigned char *mem, struct servers *s)
 	pid_t child = fork();
 
 	s->last++;
-	/* When one of them ends, nobody else must have its end. */
+	/* Nobody else must keep a server's end open when it exits. */
 	close(s->ctl[child ? s->last : s->me]);
 	if (child)
 		return child;
-	/* It may be there for longer than who forked it, but not than the test. */
+	/* It may outlive its parent, but not the test. */
 	prctl(PR_SET_PDEATHSIG, 0);
 	s->me = s->last;
 	serve(mem, s);
@@ -358,8 +363,9 @@ static inline void read_pages(const unsigned char *mem, size_t len)
 		(void)*(volatile const unsigned char *)(mem + i);
 }
 
-/* 0 or the pid of a child; -1 if it was not to be done. */
-static inline int do_command(unsigned char *mem, const struct command *cmd, struct servers *s)
+/* 0 or the pid of a child; -1 if the command failed. */
+static inline int do_command(unsigned char *mem, const struct command *cmd,
+			     struct servers *s)
 {
 	unsigned char *start = mem + cmd->from;
 	size_t len = cmd->to - cmd->from;
@@ -368,7 +374,8 @@ static inline int do_command(unsigned char *mem, const struct command *cmd, stru
 	case WRITE_OLD:
 	case WRITE_NEW:
 	case WRITE_OTHER:
-		set_pattern(mem, cmd->from, cmd->to, cmd->op - WRITE_OLD + OLD_BYTES);
+		set_pattern(mem, cmd->from, cmd->to,
+			    cmd->op - WRITE_OLD + OLD_BYTES);
 		return 0;
 	case READ:
 		read_pages(start, len);
@@ -384,8 +391,8 @@ static inline int do_command(unsigned char *mem, const struct command *cmd, stru
 	case UNMAP:
 		return munmap(start, len);
 	case MAP_ANEW:
-		return mmap(start, len, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == start ? 0 : -1;
+		return mmap(start, len, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+			    MAP_ANONYMOUS | MAP_FIXED, -1, 0) == start ? 0 : -1;
 	case EXCHANGE_ENDS:
 		return exchange_ends(start, len);
 	case VMSPLICE:
@@ -419,7 +426,7 @@ static inline void serve(unsigned char *mem, struct servers *s)
 	_exit(0);
 }
 
-/* Under Yama, callers that are no ancestors would not be allowed to. */
+/* Without it, Yama may allow nobody but ancestors. */
 static inline void let_all_call(void)
 {
 	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
@@ -429,6 +436,13 @@ static inline void ignore_signal(int sig)
 {
 }
 
+static volatile sig_atomic_t nr_signals;
+
+static inline void count_signal(int sig)
+{
+	__atomic_add_fetch(&nr_signals, 1, __ATOMIC_RELAXED);
+}
+
 static inline void handle_signal(int sig, void (*handler)(int sig), int flags)
 {
 	struct sigaction sa = { .sa_handler = handler, .sa_flags = flags };
@@ -436,7 +450,7 @@ static inline void handle_signal(int sig, void (*handler)(int sig), int flags)
 	sigaction(sig, &sa, NULL);
 }
 
-/* The child inherits the memory, untouched: what it writes there is its own. */
+/* The child inherits untouched memory, and so owns what it writes there. */
 static inline pid_t start_target(unsigned char *mem, int *ctl)
 {
 	struct servers s = {};
@@ -455,7 +469,7 @@ static inline pid_t start_target(unsigned char *mem, int *ctl)
 	if (pid)
 		return pid;
 	let_all_call();
-	/* Of memory that is poisoned. */
+	/* Poison sends it. */
 	handle_signal(SIGBUS, ignore_signal, 0);
 	serve(mem, &s);
 	return 0;
@@ -494,19 +508,20 @@ static inline char thread_state(pid_t tid)
 }
 
 /*
- * Until the thread is in one of the states, or can't get there any more: it is a zombie,
- * or gone, in which case the answer is Z or X.
+ * Wait until the thread is in one of the states, or can't get there any more: a
+ * zombie, or gone, and the answer Z or X.
  */
 static inline char wait_for_states(pid_t tid, const char *states)
 {
 	char state;
 
-	while (state = thread_state(tid), !strchr(states, state) && !strchr("ZX", state))
+	while (state = thread_state(tid),
+	       !strchr(states, state) && !strchr("ZX", state))
 		sched_yield();
 	return state;
 }
 
-/* There is nothing to be tested any more. What has been changed is undone all the same. */
+/* The test can't go on. The program still undoes what it has changed. */
 #define give_up(format, ...) do {					\
 	fprintf(TH_LOG_STREAM, "# " format "\n", ##__VA_ARGS__);	\
 	fflush(TH_LOG_STREAM);						\
@@ -519,7 +534,7 @@ static inline void wait_for_state(pid_t tid, char state)
 	char is = wait_for_states(tid, states);
 
 	if (is != state)
-		give_up("waiting for state %c of %d, which has ended: %c", state, tid, is);
+		give_up("%d is %c, and never %c again", tid, is, state);
 }
 
 /* A thread that makes one call. */
@@ -560,7 +575,7 @@ static inline void wait_until_blocked(struct caller *c)
 {
 	while (thread_state(c->tid) != 'S') {
 		if (__atomic_load_n(&c->returned, __ATOMIC_ACQUIRE))
-			give_up("the call has not waited, but returned %zd", c->ret);
+			give_up("the call returned %zd without a wait", c->ret);
 		sched_yield();
 	}
 }
@@ -577,7 +592,7 @@ static inline ssize_t caller_join(struct caller *c)
 	return c->ret;
 }
 
-/* Larger ones, 512 MiB where a page has 64 KiB, are more than a test should take. */
+/* A test should not take larger ones: 512 MiB, where a page has 64 KiB. */
 #define MAX_HUGE_PAGE (32UL << 20)
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
 
@@ -600,7 +615,7 @@ static inline size_t hugetlb_size(void)
 	return kb <= MAX_HUGE_PAGE >> 10 ? kb << 10 : 0;
 }
 
-/* How much is in huge pages mapped as such, of the mappings with a part of the range. */
+/* The bytes mapped by PMDs in all mappings that have a part of the range. */
 static inline size_t huge_bytes(pid_t pid, const void *addr, size_t len)
 {
 	unsigned long start, end, kb, from = (unsigned long)addr;
@@ -616,27 +631,28 @@ static inline size_t huge_bytes(pid_t pid, const void *addr, size_t len)
 	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
 			in_range = start < from + len && end > from;
-		else if (in_range && sscanf(line, "AnonHugePages: %lu kB", &kb) == 1)
+		else if (in_range &&
+			 sscanf(line, "AnonHugePages: %lu kB", &kb) == 1)
 			sum += (size_t)kb << 10;
 	}
 	fclose(f);
 	return sum;
 }
 
-/* Where a page is: bits of /proc/PID/pagemap, and of /proc/kpageflags, which are ABI. */
+/* Bits of /proc/PID/pagemap; as those of /proc/kpageflags, they are ABI. */
 #define BIT_OF(n) (1ULL << (n))
 #define PM_ALONE BIT_OF(56)
 #define PM_SWAP BIT_OF(62)
 #define PM_PRESENT BIT_OF(63)
 #define PM_PFN (BIT_OF(55) - 1)
 
-/* The 8 bytes of such a file that are about one page; 0 if they can't be seen. */
+/* What such a file says of one page; 0 if it does not say it to us. */
 static inline uint64_t page_entry(const char *path, uint64_t nr)
 {
-	int fd = open(path, O_RDONLY);
+	int fd = open(path, O_RDONLY), len = sizeof(uint64_t);
 	uint64_t entry;
 
-	if (pread(fd, &entry, sizeof(entry), nr * sizeof(entry)) != sizeof(entry))
+	if (pread(fd, &entry, len, nr * len) != len)
 		entry = 0;
 	close(fd);
 	return entry;
@@ -659,8 +675,8 @@ static inline uint64_t page_frame(pid_t pid, const void *addr)
 }
 
 /*
- * To the other node: only a page that nobody holds can go there. One that is about
- * to enter the LRU lists can't, so not always at the first try.
+ * Move a page to the other node, which fails if something holds the page; or if
+ * it is about to enter the LRU lists: hence some tries.
  */
 static inline bool moves(pid_t pid, void *page, int tries)
 {
@@ -700,9 +716,9 @@ static inline bool may_not_be_shared_there(int error)
 }
 
 /*
- * What the fixtures have in common: a target with a region of memory, at the same
- * address in the test, where it is not used; a buffer of that size, and a pipe. The pipe
- * is made after the fork: the target must not keep an end open.
+ * What the fixtures have in common: a target with a region of memory, at the
+ * same address in the test, which does not use it; a buffer of that size, and a
+ * pipe, which is newer than the target, as that must not keep an end open.
  */
 #define TARGET_MEMBERS							\
 	unsigned char *mem, *buf;					\
@@ -729,10 +745,12 @@ static inline bool may_not_be_shared_there(int error)
 #define RANGE(from, len) (&(struct iovec){ self->mem + (from), len })
 
 /* Of the target's memory. */
-#define PVM(from, len, flags) pvm(self->pid, self->wr, RANGE(from, len), 1, flags)
+#define PVM(from, len, flags)						\
+	pvm(self->pid, self->wr, RANGE(from, len), 1, flags)
 
 #define CALLER(from, len) {						\
-	.pid = self->pid, .fd = self->wr, .nr_segs = 1, .iov = RANGE(from, len), \
+	.pid = self->pid, .fd = self->wr,				\
+	.nr_segs = 1, .iov = RANGE(from, len),				\
 }
 
 /* The bytes of the pipe are just those of the region that start at from. */
@@ -744,7 +762,7 @@ static inline bool may_not_be_shared_there(int error)
 
 /* The target has exited, and is a zombie. */
 #define END_TARGET() do {						\
-	ASSERT_FALSE(command(self->ctl[0], EXIT, 0, 0));			\
+	ASSERT_FALSE(command(self->ctl[0], EXIT, 0, 0));		\
 	wait_for_state(self->pid, 'Z');					\
 } while (0)
 

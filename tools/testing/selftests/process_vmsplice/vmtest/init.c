@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The first process of the guest that vmtest.sh boots: runs each of the programs that a
- * file names, reports them in KTAP as the kselftest runner does, and ends with a line by
- * which the host tells a complete run from one that broke off.
+ * The first process of the guest that vmtest.sh boots: runs each of the
+ * programs that a file names, reports them in KTAP as the kselftest runner
+ * does, and ends with a line by which the host tells a complete run from one
+ * that broke off.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -72,9 +73,9 @@ static int run(const char *path)
 }
 
 /*
- * What kmemleak has found by now, on the console, where the host looks for it. An object
- * is reported if two scans found it unreferenced, and the second one began five seconds
- * after it was allocated.
+ * What kmemleak has found by now, on the console, where the host looks for it.
+ * An object is reported if two scans found it unreferenced, and the second one
+ * began five seconds after it was allocated.
  */
 static void report_leaks(void)
 {
