@@ -123,6 +123,16 @@ own_kernel() {
 	"$TOP/scripts/kernel/lib/apply" >/dev/null
 }
 
+# Makes the commits of the series, and prints the last one. No work tree moves, so that
+# nobody has to wait for those who build from one.
+series_head() {
+	if [ -n "${LINUX:-}" ] || ! kgit rev-parse -q --verify pristine >/dev/null 2>&1; then
+		lock "src-$KERNEL"
+		"$TOP/scripts/kernel/fetch"
+	fi
+	"$TOP/scripts/kernel/lib/apply" --only-commits
+}
+
 # Is it there, and what the patches here make of it?
 is_applied() {
 	local head
@@ -244,14 +254,14 @@ edit_tree() {
 	echo "$tree"
 }
 
-# C files of the kernel proper that the series changes.
+# C files of the kernel proper that the series changes, up to the commit $1.
 c_files() {
-	kgit diff --name-only pristine series -- '*.c' ':!samples' ':!tools'
+	kgit diff --name-only pristine "$1" -- '*.c' ':!samples' ':!tools'
 }
 
 # What was changed to measure it or to break it.
 restore_kernel() {
-	c_files | xargs git -C "$(src_dir)" checkout -q -f --
+	c_files series | xargs git -C "$(src_dir)" checkout -q -f --
 }
 
 # A kernel that needs other edits for a commit has them, as a mere diff, in
