@@ -212,6 +212,16 @@ chosen() {
 	done
 }
 
+# Keep in results/ the files that `make $1` has written.
+keep_results() {
+	local target=$1
+
+	shift
+	[ -s "${1:-}" ] || die "no results to keep: run 'make $target' first"
+	cp "$@" "$TOP/results"
+	say "kept in results/: $(basename -a "$@" | xargs)"
+}
+
 # For those that go on after a problem, to show all there are.
 problem() {
 	printf '%s\n' "$*" >&2
