@@ -16,7 +16,7 @@ help:
 demo:
 	@scripts/guest/demo
 
-## make check      what CI runs: lint, the demo, the most telling cells of check-all
+## make check      what CI runs: lint, the demo, and what check-all marks for it
 check:
 	@scripts/checks/check-all --ci
 
