@@ -16,7 +16,7 @@ help:
 demo:
 	@scripts/guest/demo
 
-## make check      what CI runs: lint, the demo, the most telling cells of check-all
+## make check      what CI runs: lint, the demo, and what check-all marks for it
 check:
 	@scripts/checks/check-all --ci
 
@@ -134,11 +134,11 @@ criu-measure:
 criu-tree:
 	@scripts/deps base
 	@scripts/criu/lib/criu-fetch
-	@scripts/criu/criu-tree
+	@PROJECT=criu scripts/kernel/tree
 
 ## make criu-refresh  write the commits of that tree back to criu/patches
 criu-refresh:
-	@scripts/criu/criu-refresh
+	@PROJECT=criu scripts/kernel/refresh
 
 ##
 ## Variables: BASE=7.3 (which Linux), ARCH=x86_64, LINUX=path (a kernel tree of your

@@ -37,3 +37,16 @@ write_sources_list() {
 			"$mirror $suite main"
 	done >"$state/sources.list"
 }
+
+# get_package DIR STATE "SUITE..." download|source PACKAGE - fetch it, or its source, to DIR
+get_package() {
+	local dir=$1 state=$2 what=$4 package=$5 suites type=deb options=()
+
+	read -ra suites <<<"$3"
+	[ "$what" = download ] || type=deb-src options=(--tar-only)
+	write_sources_list "$state" "$type" "${suites[@]}"
+	private_apt "$state" apt-get update >&2 ||
+		die "no network and no cached source: can't reach Debian ${suites[*]}"
+	(cd "$dir" && private_apt "$state" apt-get "$what" "${options[@]}" "$package" >&2) ||
+		die "can't get $package from Debian ${suites[*]}"
+}

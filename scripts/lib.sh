@@ -26,7 +26,15 @@ if [ -n "${LINUX:-}" ]; then
 fi
 # Another series, patches/$SERIES, on top of the one that has the call.
 SERIES=${SERIES:-}
-# Where kernel code is edited; see scripts/kernel/tree.
+# What the patches are for: Linux or, with PROJECT=criu, CRIU; where its source is, if it is
+# not Linux.
+PROJECT=${PROJECT:-}
+PATCHES=$TOP/${PROJECT:+$PROJECT/}patches
+UPSTREAM="Linux $BASE"
+SOURCE=
+# shellcheck source=criu/lib/criu.sh
+[ -z "$PROJECT" ] || . "$TOP/scripts/$PROJECT/lib/$PROJECT.sh"
+# Where that source is edited; see scripts/kernel/tree.
 TREE=${TREE:-$CACHE/tree-$KERNEL${SERIES:+-$SERIES}}
 
 # The kernels that the series is kept for, and the Debian suites that have each.
@@ -45,9 +53,9 @@ die() {
 	exit 1
 }
 
-[ -z "$SERIES" ] || [ -f "$TOP/patches/$SERIES/series" ] ||
+[ -z "$SERIES" ] || [ -f "$PATCHES/$SERIES/series" ] ||
 	die "SERIES=$SERIES is not known; these are:" \
-		"$(cd "$TOP/patches" && echo -- */series | sed 's/^-- //; s,/series,,g')"
+		"$(cd "$PATCHES" && echo -- */series | sed 's/^-- //; s,/series,,g')"
 
 check_base() {
 	[[ -v SUITES[$BASE] ]] ||
@@ -62,7 +70,7 @@ check_arch() {
 }
 
 src_dir() {
-	echo "$CACHE/src-$KERNEL"
+	echo "${SOURCE:-$CACHE/src-$KERNEL}"
 }
 
 build_dir() {
@@ -166,7 +174,7 @@ lock_build() {
 	lock "build-$(basename "$(build_dir)")"
 }
 
-# The git repository with the kernel source, whose objects all trees share. Who
+# The git repository with the source, whose objects all trees share. Who
 # commits must not depend on the person, so that the same patches make the same
 # commit and nothing is rebuilt.
 kgit() {
@@ -177,13 +185,18 @@ kgit() {
 		git --git-dir="$(src_dir)/.git" "$@"
 }
 
+# In the tree where the commits are edited.
+tgit() {
+	git -C "$TREE" "$@"
+}
+
 kernel_version() {
 	sed -n 's/^\(VERSION\|PATCHLEVEL\|SUBLEVEL\) = //p' "$1" | paste -sd.
 }
 
 # The lines of the series $1 that can be mailed: PATCH [NEW FILE OR FOLDER]...
 series_of() {
-	sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$TOP/patches/${1:+$1/}series" |
+	sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$PATCHES/${1:+$1/}series" |
 		sed "s,^,${1:+$1/},"
 }
 
@@ -209,6 +222,16 @@ chosen() {
 	done
 }
 
+# Keep in results/ the files that `make $1` has written.
+keep_results() {
+	local target=$1
+
+	shift
+	[ -s "${1:-}" ] || die "no results to keep: run 'make $target' first"
+	cp "$@" "$TOP/results"
+	say "kept in results/: $(basename -a "$@" | xargs)"
+}
+
 # For those that go on after a problem, to show all there are.
 problem() {
 	printf '%s\n' "$*" >&2
@@ -216,8 +239,9 @@ problem() {
 	failed=1
 }
 
-# Moves the tree $1 of the kernel, where nobody edits anything, to the commit $2.
-checkout_kernel() {
+# Moves the tree $1, where nobody edits anything, to the commit $2. Only files whose content
+# differs are written, so that only what they concern is built again.
+checkout_commit() {
 	local tree=$1 commit=$2
 
 	if [ ! -e "$tree/.git" ]; then
@@ -228,30 +252,6 @@ checkout_kernel() {
 	fi
 	rm -f "$(git -C "$tree" rev-parse --git-path index.lock)"
 	git -C "$tree" checkout -q -f --detach "$commit"
-}
-
-# Has a work tree $2, to edit in, of the repository that the function $1 knows, with its
-# commits up to $3, and prints its path. $4 is the command that writes them back: commits
-# that it has not seen, or files that are not committed, are never thrown away.
-edit_tree() {
-	local repository=$1 tree=$2 head=$3 refresh=$4
-
-	if [ ! -e "$tree/.git" ]; then
-		"$repository" worktree prune
-		say "checking out the patches as commits"
-		"$repository" worktree add -q -f --detach "$tree" "$head"
-	elif [ -n "$(git -C "$tree" status --porcelain)" ]; then
-		die "$tree has changes that are not committed"
-	elif [ "$(git -C "$tree" rev-parse HEAD)" != "$head" ]; then
-		[ "$(git -C "$tree" rev-parse HEAD)" = \
-			"$(git -C "$tree" rev-parse -q --verify refs/worktree/refreshed)" ] ||
-			die "$tree has commits that are not in the patches here:" \
-				"run '$refresh', or 'git reset --hard $head' there"
-		git -C "$tree" reset -q --hard "$head"
-	fi
-	git -C "$tree" update-ref refs/worktree/refreshed "$head"
-	say "edit and commit here, then run '$refresh':"
-	echo "$tree"
 }
 
 # C files of the kernel proper that the series changes, up to the commit $1.
@@ -268,19 +268,19 @@ restore_kernel() {
 # patches/BASE/; the message is that of the patch of the same name in patches/, and
 # what is said before the diff is added to it.
 edits_file() {
-	if [ -f "$TOP/patches/$BASE/$1" ]; then
-		echo "$TOP/patches/$BASE/$1"
+	if [ -f "$PATCHES/$BASE/$1" ]; then
+		echo "$PATCHES/$BASE/$1"
 	else
-		echo "$TOP/patches/$1"
+		echo "$PATCHES/$1"
 	fi
 }
 
 backport_note() {
-	[ ! -f "$TOP/patches/$BASE/$1" ] || sed '/^diff --git/,$d' "$TOP/patches/$BASE/$1"
+	[ ! -f "$PATCHES/$BASE/$1" ] || sed '/^diff --git/,$d' "$PATCHES/$BASE/$1"
 }
 
 # What stands below the --- of a patch: doubts, for who reviews it. No part of the commit.
 patch_notes() {
-	[ ! -f "$TOP/patches/$1" ] ||
-		sed -n '/^---$/,/^diff --git/ { /^---$/d; /^diff --git/d; p }' "$TOP/patches/$1"
+	[ ! -f "$PATCHES/$1" ] ||
+		sed -n '/^---$/,/^diff --git/ { /^---$/d; /^diff --git/d; p }' "$PATCHES/$1"
 }
