@@ -91,7 +91,7 @@ TEST(holes_of_a_huge_page)
 	set_pattern(mem, 0, huge, OLD_BYTES);
 	if (!huge_bytes(getpid(), mem, huge))
 		SKIP(return, "no huge page now");
-	uffd = watch_faults(mem, huge);
+	uffd = watch_faults(mem, huge, 0);
 	if (uffd < 0)
 		SKIP(return, "no userfaultfd() for faults of the kernel");
 	ASSERT_EQ(0, madvise(mem + HOLE_FROM * page_size, hole, MADV_DONTNEED));
@@ -330,6 +330,25 @@ TEST_F_TIMEOUT(memory, racing_writers, TIMEOUT)
 		EXPECT_EQ(RACE_PAGES, seen[i]);
 		EXPECT_EQ(0, racers[i].again);
 	}
+}
+
+/* Assert that a page is EFAULT for which a userfaultfd serves user mode alone. */
+TEST_F(memory, userfaultfd_for_user_mode)
+{
+	struct iovec iov = { map_small(2 * page_size), 2 * page_size };
+	unsigned char *mem = iov.iov_base;
+	int uffd;
+
+	ASSERT_FALSE(!mem);
+	uffd = watch_faults(mem, 2 * page_size, UFFD_USER_MODE_ONLY);
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd for user mode");
+	EXPECT_EQ(-1, pvm(getpid(), self->wr, &iov, 1, 0));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_TRUE(no_fault_so_far(uffd));
+	ASSERT_TRUE(resolve_page(uffd, mem, 0));
+	EXPECT_EQ((ssize_t)page_size, pvm(getpid(), self->wr, &iov, 1, 0));
+	EXPECT_EQ((int)page_size, in_pipe(self->rd));
 }
 
 /* So much that a change of its protection takes a while, with the map locked. */

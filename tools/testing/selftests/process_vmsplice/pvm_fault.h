@@ -16,15 +16,15 @@
 #define REGION_SIZE (REGION_PAGES * page_size)
 #define THERE (PRESENT * page_size)
 
-static inline int watch_faults(void *mem, size_t size)
+static inline int watch_faults(void *mem, size_t size, int flags)
 {
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register reg = {
 		.range = { (uintptr_t)mem, size },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
-	/* Not UFFD_USER_MODE_ONLY, as the kernel faults. */
-	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	/* With UFFD_USER_MODE_ONLY, faults of the kernel would not be held up. */
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags);
 
 	if (fd < 0)
 		return -1;
@@ -84,7 +84,7 @@ static inline bool resolve(int uffd, unsigned char *mem)
 static inline int make_region(unsigned char *mem)
 {
 	set_pattern(mem, 0, THERE, OLD_BYTES);
-	return watch_faults(mem, REGION_SIZE);
+	return watch_faults(mem, REGION_SIZE, 0);
 }
 
 /* A child whose region faults. *uffd is a copy of its descriptor, or -1. */
