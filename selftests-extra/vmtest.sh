@@ -16,6 +16,8 @@
 #   -f src:dst	put a file into the guest; may be repeated
 #   -r test	run only this one of the tests; may be repeated
 #   -b abi	run them for this ABI only; may be repeated
+#   -R		leave out tests that passed on this very kernel, and have not changed since,
+#		unless FRESH=1 is in the environment
 #   -S		expect them all to skip, as they do on a kernel without the call
 #   -g path	get this file out of the guest, to out/ where the run is kept
 #   -a words	add to the kernel's command line
@@ -33,6 +35,7 @@ shift
 options=()
 only_abis=()
 kernel_only=
+leave_out=
 no_build=
 expect_skip=
 append=
@@ -233,19 +236,48 @@ all_tests() {
 	make -s -C "$extra" --no-print-directory SELFTESTS="$here/.." print-tests
 }
 
-run_abi() {
-	local test
+# The file that has the totals of the test $2 of the ABI $1, if that has passed.
+passed_file() {
+	sha256sum "$build_dir/$KERNEL_IMAGE" "$init" "$build_dir/tests/$1/$2" \
+		"$build_dir/vmtest.config" - <<<"$append $machine_options $memory $cpus" |
+		sha256sum | sed "s|^\([0-9a-f]*\).*|$build_dir/passed/$1-$2-\1|"
+}
 
-	run_dir=$build_dir/run/$1
+# How the guest ended that has just run them.
+remember_passed() {
+	local which=$1 program file
+
+	mkdir -p "$build_dir/passed"
+	for program in "${programs[@]##*/}"; do
+		file=$(passed_file "$which" "$program")
+		rm -f "${file%-*}"-*
+		tr -d '\r' <"$run_dir/console.log" | awk -v start="# /$which/$program" '
+			/^# \// { on = $0 == start }
+			on && /^# Totals:/' >"$file"
+	done
+}
+
+run_abi() {
+	local which=$1 test file
+
+	run_dir=$build_dir/run/$which
 	mkdir -p "$run_dir"
-	init=$build_dir/tests/$1/init
+	init=$build_dir/tests/$which/init
 	[ ${#tests[@]} -gt 0 ] || mapfile -t tests < <(all_tests)
 	for test in "${tests[@]}"; do
-		[ -f "$build_dir/tests/$1/$test" ] || fail "no such test, or not built: $test"
-		programs+=("/$1/$test")
-		files+=("$build_dir/tests/$1/$test:/$1/$test")
+		[ -f "$build_dir/tests/$which/$test" ] || fail "no such test, or not built: $test"
+		file=$(passed_file "$which" "$test")
+		if [ -n "$leave_out" ] && [ -z "${FRESH:-}" ] && [ -f "$file" ]; then
+			say "$test, $which: passed before; neither it nor the kernel has changed"
+			cat "$file"
+			continue
+		fi
+		programs+=("/$which/$test")
+		files+=("$build_dir/tests/$which/$test:/$which/$test")
 	done
-	run_guest | sed -u "s/^/[$1] /"
+	[ ${#programs[@]} -gt 0 ] || return 0
+	(run_guest) | sed -u "s/^/[$which] /"
+	remember_passed "$which"
 }
 
 # All at once, as a guest keeps one CPU busy most of the time. Each is a process group,
@@ -281,7 +313,7 @@ build_all() {
 main() {
 	local opt
 
-	while getopts 't:d:K:c:o:knp:f:r:b:Sg:a:q:m:s:T:j:' opt; do
+	while getopts 't:d:K:c:o:knp:f:r:b:RSg:a:q:m:s:T:j:' opt; do
 		case $opt in
 		t) arch=$OPTARG ;;
 		d) build_dir=$OPTARG ;;
@@ -294,6 +326,7 @@ main() {
 		f) files+=("$OPTARG") ;;
 		r) tests+=("$OPTARG") ;;
 		b) only_abis+=("$OPTARG") ;;
+		R) leave_out=1 ;;
 		S) expect_skip=1 ;;
 		g) get=$OPTARG ;;
 		a) append=$OPTARG ;;
