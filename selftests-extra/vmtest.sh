@@ -117,7 +117,7 @@ set_command() {
 	# A race elsewhere must not end the run; signs_of_trouble() does not miss warnings.
 	! has_option CONFIG_KCSAN || append+=" panic_on_warn=0"
 	# shellcheck disable=SC2206 # words of a command line
-	command=($QEMU -accel "${ACCEL:-tcg}" -m "$memory" -smp "$cpus"
+	command=($QEMU -accel "${ACCEL:-tcg}" -m "$memory" -smp "$cpus,sockets=$cpus"
 		-nographic -nodefaults -no-reboot -serial stdio $machine_options
 		${PORTS:+-device $PORTS}
 		${PORTS:+-chardev socket,id=out,path=port,server=on,wait=off}

@@ -52,7 +52,7 @@ left_out() {
 }
 
 ktap_print_header
-ktap_set_plan 24
+ktap_set_plan 25
 guest good	0 'PASS: pass:1 fail:0'
 guest hang	1 'FAIL: no end after 15 seconds' -T 15
 guest panic	1 'FAIL: the kernel log has signs of trouble'
@@ -70,6 +70,7 @@ run some_skip	1 'FAIL: not all tests skipped: pass:1' \
 	-n -f "$misbehave:/skip" -p /skip -f "$misbehave:/good" -p /good -S
 guest deny	1 'FAIL: a test failed, but its program did not say so'
 guest no_init	1 'FAIL: the kernel log has signs of trouble' -a 'init=/nothing rdinit=/nothing'
+run too_few_cpus 1 'FAIL: not 2 CPUs' -n -f "$misbehave:/good" -p /good -a maxcpus=1
 run option_unknown 1 'FAIL: Kconfig dropped CONFIG_NO_SUCH_OPTION=y' \
 	-d "$tmp/build" -o CONFIG_NO_SUCH_OPTION=y -k
 # SLUB_TINY, which tinyconfig sets, rules out KASAN.

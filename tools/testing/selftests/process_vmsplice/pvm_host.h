@@ -266,7 +266,10 @@ static inline void start_restorer(void)
 	int ends[2], lock = open("/proc/sys/vm", O_RDONLY | O_DIRECTORY);
 
 	/* Else a program takes the changes of another for the host's own. */
-	flock(lock, LOCK_EX);
+	if (flock(lock, LOCK_EX | LOCK_NB)) {
+		ksft_print_msg("Waiting for the lock of /proc/sys/vm\n");
+		flock(lock, LOCK_EX);
+	}
 	changes = mmap(NULL, MAX_CHANGES * sizeof(*changes),
 		       PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		       -1, 0);
