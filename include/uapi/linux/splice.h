@@ -3,8 +3,8 @@
 #define _UAPI_LINUX_SPLICE_H
 
 /*
- * Flags of process_vmsplice(2), besides SPLICE_F_*. They start where those of
- * splice(2), which have the low bits, will hardly ever come.
+ * Flags of process_vmsplice(2), besides SPLICE_F_*: from bit 16 on, as splice(2)
+ * has the low bits.
  */
 #define PROCESS_VMSPLICE_PIDFD	(1U << 16)	/* pid is a pidfd */
 
