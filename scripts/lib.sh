@@ -200,9 +200,9 @@ series_of() {
 		sed "s,^,${1:+$1/},"
 }
 
-# Of the one that has the call and, on top of it, of $SERIES.
+# Of the one that has the call and, on top of it, of $SERIES; or with ALONE=1 of that only.
 series() {
-	series_of ""
+	[ -n "${ALONE:-}" ] || series_of ""
 	[ -z "$SERIES" ] || series_of "$SERIES"
 }
 
