@@ -86,6 +86,8 @@ TEST(holes_of_a_huge_page)
 
 	if (huge <= HOLE_TO * page_size)
 		SKIP(return, "no transparent huge pages of a size for this");
+	if (read_number("/proc/meminfo", "HighTotal"))
+		SKIP(return, "the kernel maps high memory a page at a time");
 	mem = map_aligned(huge, huge);
 	madvise(mem, huge, MADV_HUGEPAGE);
 	set_pattern(mem, 0, huge, OLD_BYTES);
