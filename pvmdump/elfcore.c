@@ -82,20 +82,94 @@ static void put_note(struct core *core, const char *name, int type,
 	pad(&core->notes, 4);
 }
 
-/* What the process is: the file that it runs tells. */
-void core_init(struct core *core, pid_t tid)
+/* A file of /proc, which has no length before it is read. */
+static struct buffer read_file(pid_t tid, const char *name)
 {
-	int fd = open_proc(tid, "exe");
+	int fd = open_proc(tid, name);
+	struct buffer b = {};
+	char text[4096];
+	ssize_t n;
+
+	while (fd >= 0 && (n = read(fd, text, sizeof(text))) > 0)
+		put(&b, text, n);
+	if (fd >= 0)
+		close(fd);
+	put(&b, "", 1);
+	b.len--;
+	return b;
+}
+
+static unsigned long long get_word(const char *at, size_t width)
+{
+	uint64_t wide;
+	uint32_t narrow;
+
+	if (width == sizeof(wide)) {
+		memcpy(&wide, at, sizeof(wide));
+		return wide;
+	}
+	memcpy(&narrow, at, sizeof(narrow));
+	return narrow;
+}
+
+/* Of an auxiliary vector of this width, or 0. */
+static unsigned long long find_aux(const struct buffer *auxv, size_t width, unsigned int type)
+{
+	for (size_t i = 0; i + 2 * width <= auxv->len; i += 2 * width)
+		if (get_word(auxv->data + i, width) == type)
+			return get_word(auxv->data + i + width, width);
+	return 0;
+}
+
+/* In memory, the program headers follow the header, unless the linker was told otherwise. */
+static bool read_mapped_header(pid_t tid, Elf64_Ehdr *header)
+{
+	struct buffer auxv = read_file(tid, "auxv");
+	int mem = open_proc(tid, "mem");
+	off_t at = 0;
+	bool ok;
+
+	if (find_aux(&auxv, 8, AT_PHENT) == sizeof(Elf64_Phdr))
+		at = find_aux(&auxv, 8, AT_PHDR) - sizeof(Elf64_Ehdr);
+	else if (find_aux(&auxv, 4, AT_PHENT) == sizeof(Elf32_Phdr))
+		at = find_aux(&auxv, 4, AT_PHDR) - sizeof(Elf32_Ehdr);
+	ok = mem >= 0 && at > 0 && pread(mem, header, sizeof(*header), at) == sizeof(*header);
+	if (mem >= 0)
+		close(mem);
+	free(auxv.data);
+	return ok && !memcmp(header->e_ident, ELFMAG, SELFMAG);
+}
+
+/* One that may be executed and not read is only to be had from memory. */
+static bool read_header(pid_t tid, Elf64_Ehdr *header)
+{
+	int fd = open_proc(tid, "exe"), error = errno;
+	bool ok;
+
+	ok = fd >= 0 && pread(fd, header, sizeof(*header), 0) >= (ssize_t)sizeof(Elf32_Ehdr) &&
+	     !memcmp(header->e_ident, ELFMAG, SELFMAG);
+	if (fd >= 0)
+		close(fd);
+	if (ok || read_mapped_header(tid, header))
+		return true;
+	errno = fd < 0 ? error : ENOEXEC;
+	return false;
+}
+
+/* What the process is: the file that it runs tells. */
+bool core_init(struct core *core, pid_t tid)
+{
 	Elf64_Ehdr header;
 
-	if (fd < 0 || pread(fd, &header, sizeof(header), 0) < (ssize_t)sizeof(Elf32_Ehdr) ||
-	    memcmp(header.e_ident, ELFMAG, SELFMAG))
-		errx(EXIT_FAILURE, "can't tell from /proc/%d/exe what kind of process it is",
-		     tid);
+	if (!read_header(tid, &header)) {
+		if (has_ended(tid))
+			return false;
+		err(EXIT_FAILURE, "can't tell from /proc/%d/exe what kind of process it is", tid);
+	}
 	core->wide = header.e_ident[EI_CLASS] == ELFCLASS64;
 	core->machine = header.e_machine;
 	core->flags = core->wide ? header.e_flags : ((Elf32_Ehdr *)&header)->e_flags;
-	close(fd);
+	return true;
 }
 
 /* The notes of a thread. */
@@ -223,23 +297,6 @@ size_t core_add_threads(struct core *core, pid_t pid, const struct threads *thre
 
 /* The notes of the process. */
 
-/* A file of /proc, which has no length before it is read. */
-static struct buffer read_file(pid_t tid, const char *name)
-{
-	int fd = open_proc(tid, name);
-	struct buffer b = {};
-	char text[4096];
-	ssize_t n;
-
-	while (fd >= 0 && (n = read(fd, text, sizeof(text))) > 0)
-		put(&b, text, n);
-	if (fd >= 0)
-		close(fd);
-	put(&b, "", 1);
-	b.len--;
-	return b;
-}
-
 /* struct elf_prpsinfo */
 static void add_psinfo(struct core *core, pid_t pid, pid_t tid)
 {
@@ -304,14 +361,17 @@ static void add_files(struct core *core, const struct memmap *map)
 	free(names.data);
 }
 
-void core_add_process(struct core *core, pid_t pid, pid_t tid, const struct memmap *map)
+bool core_add_process(struct core *core, pid_t pid, pid_t tid, const struct memmap *map)
 {
 	struct buffer auxv = read_file(tid, "auxv");
 
+	if (!auxv.len && has_ended(tid))
+		return false;
 	add_psinfo(core, pid, tid);
 	put_note(core, "CORE", NT_AUXV, auxv.data, auxv.len);
 	free(auxv.data);
 	add_files(core, map);
+	return true;
 }
 
 /* Segments. */

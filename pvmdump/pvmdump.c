@@ -14,6 +14,7 @@
 #include <getopt.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,10 +128,18 @@ static void check_same(const struct dump *d)
 		die_of_end(d);
 }
 
-/* The call takes no pidfd of a thread, and what has ended, if only that, has no memory. */
-static void open_target(struct dump *d)
+/* Threads that come and go: one will last long enough. */
+static void wait_a_moment(struct dump *d)
 {
-	d->tid = find_thread(d->pid);
+	if (++d->tries == 1000)
+		errx(EXIT_FAILURE, "process %d: %s", d->pid, strerror(ESRCH));
+	poll(NULL, 0, 1);
+}
+
+/* The call takes no pidfd of a thread, and what has ended, if only that, has no memory. */
+static void open_thread(struct dump *d, pid_t tid)
+{
+	d->tid = tid;
 	if (!d->tid)
 		die_of_end(d);
 	d->id = d->tid == d->pid ? syscall(SYS_pidfd_open, d->pid, 0) : -1;
@@ -139,16 +148,34 @@ static void open_target(struct dump *d)
 		d->id = d->tid;
 }
 
+static void close_thread(struct dump *d)
+{
+	if (d->flags)
+		close(d->id);
+}
+
 /* The thread has ended: perhaps the process has not, which will show in a moment. */
 static void open_another(struct dump *d)
 {
 	check_same(d);
-	if (++d->tries == 1000)
-		errx(EXIT_FAILURE, "process %d: %s", d->pid, strerror(ESRCH));
-	if (d->flags)
-		close(d->id);
-	poll(NULL, 0, 1);
-	open_target(d);
+	close_thread(d);
+	wait_a_moment(d);
+	open_thread(d, find_thread(d->pid));
+}
+
+/* What stays the same, whichever thread it is of. */
+static void open_target(struct dump *d)
+{
+	open_thread(d, find_thread(d->pid));
+	while ((d->mem = open_memory(d->tid)) < 0) {
+		close_thread(d);
+		wait_a_moment(d);
+		open_thread(d, find_thread(d->pid));
+	}
+	while ((d->pagemap = open_proc(d->tid, "pagemap")) < 0 && errno == ESRCH)
+		open_another(d);
+	while (!core_init(&d->core, d->tid))
+		open_another(d);
 }
 
 /* As much of the content as one call can take; nothing, if this program is of 32 bits. */
@@ -264,10 +291,22 @@ static void move_content(struct dump *d)
 
 /* The steps. */
 
+/* A stop by the terminal would be one of the process, too, and last. */
+static void ignore_stops(bool ignore)
+{
+	static const int signals[] = { SIGTSTP, SIGTTIN, SIGTTOU };
+	static struct sigaction old[3];
+	struct sigaction action = { .sa_handler = SIG_IGN };
+
+	for (size_t i = 0; i < 3; i++)
+		sigaction(signals[i], ignore ? &action : &old[i], ignore ? &old[i] : NULL);
+}
+
 static void hold(struct dump *d)
 {
 	double started = now();
 
+	ignore_stops(true);
 	alarm(d->timeout);
 	if (hold_process(&d->threads, d->pid, d->stop))
 		d->no_registers = core_add_threads(&d->core, d->pid, &d->threads);
@@ -281,30 +320,81 @@ static void release(struct dump *d)
 {
 	release_process(&d->threads);
 	alarm(0);
+	ignore_stops(false);
 	d->held = now() - d->held;
 }
 
+static void *hold_and_release(void *arg)
+{
+	hold(arg);
+	release(arg);
+	return NULL;
+}
+
+/* By a thread: when that ends, what does not stop is let go as well. */
+static void read_registers(struct dump *d)
+{
+	pthread_t thread;
+
+	errno = pthread_create(&thread, NULL, hold_and_release, d);
+	if (!errno)
+		errno = pthread_join(thread, NULL);
+	if (errno)
+		err(EXIT_FAILURE, "can't start a thread");
+}
+
+/* One that can't end. */
+static void open_held(struct dump *d)
+{
+	close_thread(d);
+	open_thread(d, d->threads.nr ? d->threads.tid[0] : find_thread(d->pid));
+}
+
+/* First of all, the process has to be let go: no message may block that. */
 static void run_out_of_time(int signal)
 {
 	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
+	struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
 
 	(void)signal;
 	output_abandon();
-	dprintf(STDERR_FILENO, "%s", text);
+	if (poll(&pollfd, 1, 0) > 0 && write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
+		_exit(EXIT_FAILURE);
 	_exit(EXIT_FAILURE);
+}
+
+/* SIGALRM ends the dump, and SIGCHLD is waited for. */
+static void set_signals(void)
+{
+	sigset_t set;
+
+	signal(SIGALRM, run_out_of_time);
+	sigemptyset(&set);
+	sigaddset(&set, SIGALRM);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+static void find_memory(struct dump *d)
+{
+	while (memmap_read(&d->map, d->tid, d->all) || !d->map.nr)
+		open_another(d);
+	d->tries = 0;
 }
 
 static void dump(struct dump *d)
 {
-	int ret;
-
-	hold(d);
-	if (!d->stop)
-		release(d);
-	ret = memmap_read(&d->map, d->tid, d->all);
-	if (ret || !d->map.nr)
-		die_of_end(d);
-	core_add_process(&d->core, d->pid, d->tid, &d->map);
+	if (d->stop) {
+		hold(d);
+		open_held(d);
+	} else {
+		read_registers(d);
+	}
+	find_memory(d);
+	while (!core_add_process(&d->core, d->pid, d->tid, &d->map))
+		open_another(d);
 	core_lay_out(&d->core, &d->map);
 	output_write(&d->out, d->core.header.data, d->core.header.len);
 	output_zeroes(&d->out, ZERO_BLOCK);
@@ -443,6 +533,18 @@ static int parse_options(struct dump *d, int argc, char **argv)
 	return argc - optind == 2 ? -1 : usage(stderr, 2);
 }
 
+/* A file that is opened must not get the number of one of these. */
+static void open_standard(void)
+{
+	int fd;
+
+	do
+		fd = open("/", O_PATH | O_CLOEXEC);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	struct dump d = { .map.progress = show_search };
@@ -450,19 +552,15 @@ int main(int argc, char **argv)
 
 	if (status >= 0)
 		return status;
+	open_standard();
 	d.pid = parse_pid(argv[optind]);
 	if (!d.pid)
 		errx(2, "not a process id: %s", argv[optind]);
 	d.started = now();
 	check_process(d.pid);
 	open_target(&d);
-	d.mem = open_proc(d.tid, "mem");
-	d.pagemap = open_proc(d.tid, "pagemap");
-	if (d.mem < 0)
-		die_of_end(&d);
-	core_init(&d.core, d.tid);
 	choose_call(&d);
-	signal(SIGALRM, run_out_of_time);
+	set_signals();
 	output_open(&d.out, argv[optind + 1]);
 	if (!d.quiet && isatty(STDERR_FILENO))
 		shown = 0;

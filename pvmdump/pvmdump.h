@@ -24,6 +24,11 @@ struct task {
 
 bool read_task(pid_t tid, struct task *task);
 
+bool has_ended(pid_t tid);
+
+/* Its /proc/TID/mem, or -1 and errno: ESRCH, too, if it is ending, and has none. */
+int open_memory(pid_t tid);
+
 /* A number of /proc/TID/status, or -1. */
 long read_status(pid_t tid, const char *field);
 
@@ -49,9 +54,10 @@ struct threads {
 /*
  * Hold all threads with ptrace: if this program ends, however it does, the kernel lets
  * them go on. If one can't be held: end the program if it @must, else release all and
- * return false. Either way it says why.
+ * return false. Either way it says why. The caller blocks SIGCHLD.
  */
 bool hold_process(struct threads *threads, pid_t pid, bool must);
+/* One that has not stopped is let go when the thread that called hold_process() ends. */
 void release_process(struct threads *threads);
 
 /* elfcore.c */
@@ -92,10 +98,11 @@ struct core {
 	unsigned long long size;
 };
 
-void core_init(struct core *core, pid_t tid);
+/* Returns false if the thread has ended: so does core_add_process(). */
+bool core_init(struct core *core, pid_t tid);
 /* Returns how many threads have no registers in it. */
 size_t core_add_threads(struct core *core, pid_t pid, const struct threads *threads);
-void core_add_process(struct core *core, pid_t pid, pid_t tid, const struct memmap *map);
+bool core_add_process(struct core *core, pid_t pid, pid_t tid, const struct memmap *map);
 void core_lay_out(struct core *core, const struct memmap *map);
 
 /* output.c */

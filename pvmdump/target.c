@@ -67,11 +67,26 @@ long read_status(pid_t tid, const char *field)
 	return at ? strtol(at + strlen(field), NULL, 10) : -1;
 }
 
-static bool has_ended(pid_t tid)
+bool has_ended(pid_t tid)
 {
 	struct task task;
 
 	return !read_task(tid, &task) || strchr("ZX", task.state);
+}
+
+int open_memory(pid_t tid)
+{
+	int mem = open_proc(tid, "mem");
+	char byte;
+
+	if (mem >= 0 && !pread(mem, &byte, 1, 0)) {
+		close(mem);
+		mem = -1;
+		errno = ESRCH;
+	}
+	if (mem < 0 && errno == ENOENT)
+		errno = ESRCH;
+	return mem;
 }
 
 static DIR *open_threads(pid_t pid)
@@ -93,15 +108,28 @@ static pid_t next_thread(DIR *dir)
 	return tid;
 }
 
-pid_t find_thread(pid_t pid)
+/* Of those that are listed now; *others says whether there is more than the first one. */
+static pid_t look_for_thread(pid_t pid, bool *others)
 {
 	DIR *dir = open_threads(pid);
 	pid_t tid;
 
+	*others = false;
 	while ((tid = next_thread(dir)) && has_ended(tid))
-		;
+		*others |= tid != pid;
 	if (dir)
 		closedir(dir);
+	return tid;
+}
+
+pid_t find_thread(pid_t pid)
+{
+	bool others = true;
+	pid_t tid = 0;
+
+	/* All may have ended since they were listed, and have left new ones. */
+	for (int tries = 0; !tid && others && tries < 1000; tries++)
+		tid = look_for_thread(pid, &others);
 	return tid;
 }
 
@@ -128,9 +156,8 @@ pid_t check_process(pid_t pid)
 {
 	char self[16] = "";
 	struct task task;
-	char byte;
+	int mem, tries = 0;
 	pid_t tid;
-	int mem;
 
 	if (readlink("/proc/self", self, sizeof(self) - 1) < 0 || atoi(self) != getpid())
 		errx(EXIT_FAILURE, "/proc is not there, or of another pid namespace: mount one, or use nsenter -p -m");
@@ -142,15 +169,17 @@ pid_t check_process(pid_t pid)
 	if (task.flags & KERNEL_THREAD)
 		errx(EXIT_FAILURE, "process %d (%s) is a kernel thread: it has no memory of its own",
 		     pid, task.comm);
-	tid = find_thread(pid);
-	if (!tid)
-		errx(EXIT_FAILURE, "process %d (%s) is a zombie: it has ended, and its parent %d has not waited for it",
-		     pid, task.comm, task.ppid);
-	mem = open_proc(tid, "mem");
+	do {
+		tid = find_thread(pid);
+		if (!tid)
+			errx(EXIT_FAILURE, "process %d (%s) is a zombie: it has ended, and its parent %d has not waited for it",
+			     pid, task.comm, task.ppid);
+		mem = open_memory(tid);
+	} while (mem < 0 && errno == ESRCH && ++tries < 1000);
 	if (mem < 0 && (errno == EACCES || errno == EPERM))
 		die_of_permission(pid);
 	/* One that is about to end, or to begin, has none. */
-	if (mem < 0 || !pread(mem, &byte, 1, 0))
+	if (mem < 0)
 		errx(EXIT_FAILURE, "process %d (%s) has no memory: it is ending", pid, task.comm);
 	close(mem);
 	return tid;
@@ -246,7 +275,6 @@ static enum wait wait_for_thread(pid_t tid)
 
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &child, NULL);
 	while ((state = look_at(tid)) == RUNNING) {
 		sigtimedwait(&child, NULL, &moment);
 		if (now() - started > PATIENCE && read_task(tid, &task) && task.state == 'D')

@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -214,6 +215,49 @@ static void churn(void)
 		pthread_create(&t, NULL, churn_threads, NULL);
 }
 
+/* Each starts the next one, and ends. */
+static void *start_next(void *arg)
+{
+	pthread_t t;
+
+	usleep(200);
+	while (pthread_create(&t, NULL, start_next, NULL))
+		usleep(100);
+	pthread_detach(t);
+	return arg;
+}
+
+/* No thread stays, and the main one has ended. */
+static void relay(void)
+{
+	for (int i = 0; i < 8; i++)
+		start_next(NULL);
+	ready(getpid());
+	pthread_exit(NULL);
+}
+
+/* A file that only its owner finds by its name, and of which one page is its own. */
+static void unreachable(void)
+{
+	char *p, page[PAGE] = "in-unreachable";
+	int fd, memfd = memfd_create("short", 0);
+
+	if (mkdir("/tmp/closed", 0700) || chdir("/tmp/closed"))
+		err(1, "/tmp/closed");
+	fd = open("file", O_RDWR | O_CREAT, 0600);
+	for (unsigned long i = 0; i < LEN; i += PAGE)
+		if (write(fd, page, PAGE) != (ssize_t)PAGE)
+			err(1, "write");
+	memset(page, 0, PAGE);
+	p = map(LEN, MAP_PRIVATE, fd);
+	strcpy(p, "in-written");
+	if (ftruncate(memfd, PAGE))
+		err(1, "ftruncate");
+	strcpy(map(LEN, MAP_SHARED, memfd), "in-short");
+	if (chmod("/tmp/closed", 0))
+		err(1, "chmod");
+}
+
 /* Waits for its child in an uninterruptible sleep. */
 static void vforks(void)
 {
@@ -375,6 +419,7 @@ static const struct {
 	{ "guards", guards }, { "untouched", untouched }, { "swapped", swapped },
 	{ "protected", protected }, { "left_out", left_out }, { "empty", empty },
 	{ "many", many }, { "leader_ends", leader_ends }, { "churn", churn },
+	{ "relay", relay }, { "unreachable", unreachable },
 	{ "vforks", vforks }, { "execs", execs }, { "second", second },
 	{ "may_exit", may_exit }, { "traces", traces }, { "zombie", zombie },
 	{ "thread", thread }, { "stops", stops },
