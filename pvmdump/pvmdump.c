@@ -40,6 +40,7 @@
 /* What an ordinary user may have, fs.pipe-max-size, and its slots: no call takes more. */
 #define PIPE_BYTES 1048576
 #define MAX_SEGMENTS 256
+#define MAX_BYTES (1UL << 30)
 
 /**
  * struct dump - a dump under way
@@ -55,6 +56,7 @@
  * @lost: what could not be read
  * @calls: how many calls it took; @hidden: how many bytes came from @mem
  * @tries: of finding a thread that has not ended
+ * @clock: the thread that ends it after @timeout
  * @started, @held: when, and for how long the process was stopped
  */
 struct dump {
@@ -63,6 +65,7 @@ struct dump {
 	unsigned int flags;
 	bool stop, all, quiet, copy;
 	unsigned int timeout;
+	pthread_t clock;
 	struct output out;
 	struct core core;
 	struct memmap map;
@@ -119,13 +122,25 @@ static void __attribute__((noreturn)) die_of_end(const struct dump *d)
 	     d->pid);
 }
 
-/* Addresses of an old program mean nothing in a new one. */
+/*
+ * Addresses of an old program mean nothing in a new one. Another process may have kept the
+ * old one's memory, as the parent of a vfork() does: the random bytes of the two differ.
+ */
 static void check_same(const struct dump *d)
 {
-	char byte;
+	char old[16] = "", new[16] = "";
+	int mem = open_proc(d->tid, "mem");
+	ssize_t n = pread(mem, new, sizeof(new), d->core.random);
 
-	if (!pread(d->mem, &byte, 1, 0))
+	if (!pread(d->mem, old, 1, 0))
 		die_of_end(d);
+	old[0] = 0;
+	/* A thread that has ended has no memory. */
+	if (mem >= 0 && n && (pread(d->mem, old, sizeof(old), d->core.random) != n ||
+			      memcmp(old, new, sizeof(old))))
+		die_of_end(d);
+	if (mem >= 0)
+		close(mem);
 }
 
 /* Threads that come and go: one will last long enough. */
@@ -178,13 +193,16 @@ static void open_target(struct dump *d)
 		open_another(d);
 }
 
-/* As much of the content as one call can take; nothing, if this program is of 32 bits. */
+/*
+ * As much of the content as one call can take, which is less than SSIZE_MAX also if this
+ * program is of 32 bits. Then it may be nothing.
+ */
 static size_t gather(const struct dump *d, struct iovec *iov)
 {
 	unsigned long long at = d->at;
-	size_t nr = 0;
+	size_t nr = 0, left = MAX_BYTES;
 
-	for (size_t i = d->next; i < d->core.content.nr && nr < MAX_SEGMENTS; i++, nr++) {
+	for (size_t i = d->next; i < d->core.content.nr && nr < MAX_SEGMENTS && left; i++, nr++) {
 		const struct range *r = &d->core.content.at[i];
 
 		if (nr)
@@ -192,7 +210,8 @@ static size_t gather(const struct dump *d, struct iovec *iov)
 		if (r->end - 1 > ULONG_MAX)
 			break;
 		iov[nr].iov_base = (void *)(unsigned long)at;
-		iov[nr].iov_len = r->end - at;
+		iov[nr].iov_len = r->end - at < left ? r->end - at : left;
+		left -= iov[nr].iov_len;
 	}
 	return nr;
 }
@@ -302,12 +321,41 @@ static void ignore_stops(bool ignore)
 		sigaction(signals[i], ignore ? &action : &old[i], ignore ? &old[i] : NULL);
 }
 
+/* First of all, the process has to be let go: no message may block that. */
+static void *run_out_of_time(void *arg)
+{
+	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
+	struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
+	struct dump *d = arg;
+
+	sleep(d->timeout);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	output_abandon();
+	if (poll(&pollfd, 1, 0) > 0 && write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
+		_exit(EXIT_FAILURE);
+	_exit(EXIT_FAILURE);
+}
+
+/* A thread, as no signal's handler runs while the other one waits for a page. */
+static void start_clock(struct dump *d)
+{
+	errno = d->timeout ? pthread_create(&d->clock, NULL, run_out_of_time, d) : 0;
+	if (errno)
+		err(EXIT_FAILURE, "can't start a thread");
+}
+
+static void stop_clock(struct dump *d)
+{
+	if (d->timeout && !pthread_cancel(d->clock))
+		pthread_join(d->clock, NULL);
+}
+
 static void hold(struct dump *d)
 {
 	double started = now();
 
 	ignore_stops(true);
-	alarm(d->timeout);
+	start_clock(d);
 	if (hold_process(&d->threads, d->pid, d->stop))
 		d->no_registers = core_add_threads(&d->core, d->pid, &d->threads);
 	else
@@ -319,7 +367,7 @@ static void hold(struct dump *d)
 static void release(struct dump *d)
 {
 	release_process(&d->threads);
-	alarm(0);
+	stop_clock(d);
 	ignore_stops(false);
 	d->held = now() - d->held;
 }
@@ -350,30 +398,14 @@ static void open_held(struct dump *d)
 	open_thread(d, d->threads.nr ? d->threads.tid[0] : find_thread(d->pid));
 }
 
-/* First of all, the process has to be let go: no message may block that. */
-static void run_out_of_time(int signal)
-{
-	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
-	struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
-
-	(void)signal;
-	output_abandon();
-	if (poll(&pollfd, 1, 0) > 0 && write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
-		_exit(EXIT_FAILURE);
-	_exit(EXIT_FAILURE);
-}
-
-/* SIGALRM ends the dump, and SIGCHLD is waited for. */
-static void set_signals(void)
+/* One is waited for, and one comes when a thread wants it. */
+static void block_signals(void)
 {
 	sigset_t set;
 
-	signal(SIGALRM, run_out_of_time);
-	sigemptyset(&set);
-	sigaddset(&set, SIGALRM);
-	sigprocmask(SIG_UNBLOCK, &set, NULL);
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGALRM);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
@@ -392,6 +424,7 @@ static void dump(struct dump *d)
 	} else {
 		read_registers(d);
 	}
+	check_same(d);
 	find_memory(d);
 	while (!core_add_process(&d->core, d->pid, d->tid, &d->map))
 		open_another(d);
@@ -447,7 +480,8 @@ static int report_lack(const struct dump *d)
 	if (d->no_registers && d->nr_threads)
 		warnx("no registers of %zu threads, %s", d->no_registers,
 		      d->core.wide && sizeof(long) == 4 ?
-		      "which take a 64-bit program here" : "which can't be woken");
+		      "which take a 64-bit program here" :
+		      "which can't be woken, or are in the mode of another width");
 	return d->lost.nr || d->no_registers ? EXIT_INCOMPLETE : EXIT_SUCCESS;
 }
 
@@ -560,7 +594,7 @@ int main(int argc, char **argv)
 	check_process(d.pid);
 	open_target(&d);
 	choose_call(&d);
-	set_signals();
+	block_signals();
 	output_open(&d.out, argv[optind + 1]);
 	if (!d.quiet && isatty(STDERR_FILENO))
 		shown = 0;

@@ -19,7 +19,7 @@ struct task {
 	char comm[64], state;
 	int ppid, pgrp, sid, nice;
 	unsigned long flags;
-	unsigned long long utime, stime, cutime, cstime, pending, blocked;
+	unsigned long long utime, stime, cutime, cstime;
 };
 
 bool read_task(pid_t tid, struct task *task);
@@ -31,6 +31,9 @@ int open_memory(pid_t tid);
 
 /* A number of /proc/TID/status, or -1. */
 long read_status(pid_t tid, const char *field);
+
+/* The set of signals that is there. */
+unsigned long long read_signals(pid_t tid, const char *field);
 
 /* A thread of the process that has not ended, or 0: the first one need not be it. */
 pid_t find_thread(pid_t pid);
@@ -44,17 +47,20 @@ pid_t check_process(pid_t pid);
  * @stopped: whether it is in ptrace's hands: else it is in an uninterruptible sleep, from
  *	which it will not return to its program while it is held
  * @nr: how many
+ * @refused: how often one could not be held, for no reason that is to be seen
  */
 struct threads {
 	pid_t *tid;
 	bool *stopped;
 	size_t nr;
+	unsigned int refused;
 };
 
 /*
  * Hold all threads with ptrace: if this program ends, however it does, the kernel lets
  * them go on. If one can't be held: end the program if it @must, else release all and
- * return false. Either way it says why. The caller blocks SIGCHLD.
+ * return false. Either way it says why. The caller blocks
+ * SIGCHLD and SIGALRM.
  */
 bool hold_process(struct threads *threads, pid_t pid, bool must);
 /* One that has not stopped is let go when the thread that called hold_process() ends. */
@@ -80,6 +86,8 @@ struct segment {
  * struct core - what goes into the file before the memory
  * @wide: ELFCLASS64
  * @machine: e_machine, and so on
+ * @auxv: the auxiliary vector
+ * @random: the address of 16 random bytes, which each program gets, or 0
  * @notes: the contents of PT_NOTE
  * @segments: PT_LOAD
  * @nr_segments: how many
@@ -91,6 +99,8 @@ struct core {
 	bool wide;
 	unsigned short machine;
 	unsigned int flags;
+	struct buffer auxv;
+	unsigned long long random;
 	struct buffer notes, header;
 	struct segment *segments;
 	size_t nr_segments;
