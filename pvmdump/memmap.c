@@ -94,20 +94,29 @@ int open_proc(pid_t tid, const char *name)
 
 /* Parsing smaps. */
 
-/* A newline in a name is \012 in maps. */
-static char *file_name(char *text)
+static char *copy(const char *text)
 {
+	char *new = strdup(text);
+
+	if (!new)
+		err(EXIT_FAILURE, "out of memory");
+	return new;
+}
+
+/* A newline in a name is \012 in maps; but a name may have just that in it. */
+static char *file_name(char *text, unsigned long long inode)
+{
+	struct stat st;
 	char *nl;
 
 	text[strcspn(text, "\n")] = 0;
+	if (strstr(text, "\\012") && !stat(text, &st) && st.st_ino == inode)
+		return copy(text);
 	for (nl = text; (nl = strstr(nl, "\\012")); nl++) {
 		*nl = '\n';
 		memmove(nl + 1, nl + 4, strlen(nl + 4) + 1);
 	}
-	text = strdup(text);
-	if (!text)
-		err(EXIT_FAILURE, "out of memory");
-	return text;
+	return copy(text);
 }
 
 static void add_mapping(struct memmap *map, char *line)
@@ -120,7 +129,7 @@ static void add_mapping(struct memmap *map, char *line)
 		   m.perms, &m.offset, &major, &minor, &m.inode, &name) < 7 || !name)
 		errx(EXIT_FAILURE, "can't parse this line of maps: %s", line);
 	m.device = makedev(major, minor);
-	m.name = file_name(line + name);
+	m.name = file_name(line + name, m.inode);
 	map->mappings = grow(map->mappings, map->nr, sizeof(m));
 	map->mappings[map->nr++] = m;
 }
@@ -133,11 +142,8 @@ static void add_field(struct mapping *m, const char *line)
 		m->resident += strtoull(line + 5, NULL, 10) * 1024;
 	if (!strncmp(line, "Swap:", 5) || !strncmp(line, "Anonymous:", 10))
 		m->anon += strtoull(strchr(line, ':') + 1, NULL, 10) * 1024;
-	if (!strncmp(line, "VmFlags:", 8)) {
-		m->flags = strdup(line + 8);
-		if (!m->flags)
-			err(EXIT_FAILURE, "out of memory");
-	}
+	if (!strncmp(line, "VmFlags:", 8))
+		m->flags = copy(line + 8);
 }
 
 /* Without CONFIG_PROC_PAGE_MONITOR there is maps, but not smaps. */
@@ -388,10 +394,15 @@ static void add_file(const struct source *s, struct mapping *m, int fd)
 
 		hole = lseek(fd, data, SEEK_HOLE);
 		if (hole < 0 || start >= m->zero_end)
-			break;
+			return;
 		len = m->range.start + ((hole + s->page - 1) & -s->page) - m->offset;
 		ranges_add(&m->content, start, len < m->zero_end ? len : m->zero_end);
 		data = hole;
+	}
+	/* That means that there is no more data; all else, that this is not known. */
+	if (errno != ENXIO) {
+		m->content.nr = 0;
+		add_whole(m);
 	}
 }
 

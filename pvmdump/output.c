@@ -219,8 +219,20 @@ static size_t copy_out(struct output *out, int pipe, size_t len)
 	return n;
 }
 
+/*
+ * One that has closed its side will not say when it has taken all: then, pages must not
+ * be shared with the process in its queue, which may be on this machine.
+ */
+static bool is_half_closed(int fd)
+{
+	struct pollfd pollfd = { .fd = fd, .events = POLLRDHUP };
+
+	return poll(&pollfd, 1, 0) > 0 && (pollfd.revents & POLLRDHUP);
+}
+
 void output_splice(struct output *out, int pipe, size_t len)
 {
+	out->copy |= is_half_closed(out->fd);
 	while (len) {
 		ssize_t n = out->copy ? (ssize_t)copy_out(out, pipe, len) :
 			    splice(pipe, NULL, out->fd, NULL, len, SPLICE_F_MORE);
@@ -310,7 +322,8 @@ void output_finish(struct output *out)
 
 void output_close(struct output *out)
 {
-	if (out->temp && ftruncate(out->fd, out->offset))
+	/* It replaces an older one only when it is on the disk. */
+	if (out->temp && (ftruncate(out->fd, out->offset) || fsync(out->fd)))
 		err(EXIT_FAILURE, "%s", out->temp);
 	if (close(out->fd))
 		err(EXIT_FAILURE, "can't write the core file");
