@@ -175,8 +175,9 @@ bool core_init(struct core *core, pid_t tid)
 	core->wide = header.e_ident[EI_CLASS] == ELFCLASS64;
 	core->machine = header.e_machine;
 	core->flags = core->wide ? header.e_flags : ((Elf32_Ehdr *)&header)->e_flags;
+	/* A program that is only just being started has none yet. */
 	core->random = find_aux(&core->auxv, core->wide ? 8 : 4, AT_RANDOM);
-	return true;
+	return core->random;
 }
 
 /* The notes of a thread. */

@@ -87,7 +87,7 @@ struct segment {
  * @wide: ELFCLASS64
  * @machine: e_machine, and so on
  * @auxv: the auxiliary vector
- * @random: the address of 16 random bytes, which each program gets, or 0
+ * @random: the address of 16 random bytes, which each program gets
  * @notes: the contents of PT_NOTE
  * @segments: PT_LOAD
  * @nr_segments: how many
@@ -108,7 +108,7 @@ struct core {
 	unsigned long long size;
 };
 
-/* Returns false if the thread has ended: so does core_add_process(). */
+/* Returns false if the thread has ended, or begins: so does core_add_process(). */
 bool core_init(struct core *core, pid_t tid);
 /* Returns how many threads have no registers in it. */
 size_t core_add_threads(struct core *core, pid_t pid, const struct threads *threads);
