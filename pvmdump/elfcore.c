@@ -168,7 +168,8 @@ bool core_init(struct core *core, pid_t tid)
 	if (!core->auxv.len)
 		return false;
 	if (!read_header(tid, &core->auxv, &header)) {
-		if (has_ended(tid))
+		/* ENOENT: it had ended then, though an exec may have given its id to another. */
+		if (errno == ENOENT || has_ended(tid))
 			return false;
 		err(EXIT_FAILURE, "can't tell from /proc/%d/exe what kind of process it is", tid);
 	}

@@ -391,11 +391,19 @@ static void read_registers(struct dump *d)
 		err(EXIT_FAILURE, "can't start a thread");
 }
 
-/* One that can't end. */
+/* One that can't end: some kernels give what is not readable only by that of a tracee. */
 static void open_held(struct dump *d)
 {
+	int mem;
+
 	close_thread(d);
 	open_thread(d, d->threads.nr ? d->threads.tid[0] : find_thread(d->pid));
+	check_same(d);
+	mem = open_memory(d->tid);
+	if (mem >= 0) {
+		close(d->mem);
+		d->mem = mem;
+	}
 }
 
 /* One is waited for, and one comes when a thread wants it. */
