@@ -345,10 +345,16 @@ static bool seize_threads(struct threads *threads, pid_t pid, bool must, bool *f
 			ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
 			add_thread(threads, tid);
 			*found = true;
-		} else if (errno != ESRCH && !has_ended(tid)) {
-			/* It may have been a zombie, whose id an exec gave to another. */
-			*found = true;
-			ok = read_status(tid, "\nTracerPid:") <= 0 && ++threads->refused < 100;
+		} else {
+			/*
+			 * One that has ended may have started another before; or it was the
+			 * zombie of a main thread, and an exec has given its id to another.
+			 */
+			bool gone = errno == ESRCH || has_ended(tid);
+			bool again = (tid != pid || !gone) && ++threads->refused < 300;
+
+			*found |= again;
+			ok = gone || (again && read_status(tid, "\nTracerPid:") <= 0);
 			if (!ok)
 				explain_seize(pid, tid, must);
 		}
