@@ -27,6 +27,9 @@
 
 #include "pvmdump.h"
 
+/* The size of i386's elf_gregset_t. */
+#define I386_REGISTERS (17 * 4)
+
 /* As much as the zeroes stand for: what is only reserved may be terabytes. */
 #define ZERO_TOTAL (16ULL << 30)
 
@@ -82,20 +85,100 @@ static void put_note(struct core *core, const char *name, int type,
 	pad(&core->notes, 4);
 }
 
-/* What the process is: the file that it runs tells. */
-void core_init(struct core *core, pid_t tid)
+/* A file of /proc, which has no length before it is read. */
+static struct buffer read_file(pid_t tid, const char *name)
 {
-	int fd = open_proc(tid, "exe");
+	int fd = open_proc(tid, name);
+	struct buffer b = {};
+	char text[4096];
+	ssize_t n;
+
+	while (fd >= 0 && (n = read(fd, text, sizeof(text))) > 0)
+		put(&b, text, n);
+	if (fd >= 0)
+		close(fd);
+	put(&b, "", 1);
+	b.len--;
+	return b;
+}
+
+static unsigned long long get_word(const char *at, size_t width)
+{
+	uint64_t wide;
+	uint32_t narrow;
+
+	if (width == sizeof(wide)) {
+		memcpy(&wide, at, sizeof(wide));
+		return wide;
+	}
+	memcpy(&narrow, at, sizeof(narrow));
+	return narrow;
+}
+
+/* Of an auxiliary vector of this width, or 0. */
+static unsigned long long find_aux(const struct buffer *auxv, size_t width, unsigned int type)
+{
+	for (size_t i = 0; i + 2 * width <= auxv->len; i += 2 * width)
+		if (get_word(auxv->data + i, width) == type)
+			return get_word(auxv->data + i + width, width);
+	return 0;
+}
+
+/* In memory, the program headers follow the header, unless the linker was told otherwise. */
+static bool read_mapped_header(pid_t tid, const struct buffer *auxv, Elf64_Ehdr *header)
+{
+	int mem = open_proc(tid, "mem");
+	off_t at = 0;
+	bool ok;
+
+	if (find_aux(auxv, 8, AT_PHENT) == sizeof(Elf64_Phdr))
+		at = find_aux(auxv, 8, AT_PHDR) - sizeof(Elf64_Ehdr);
+	else if (find_aux(auxv, 4, AT_PHENT) == sizeof(Elf32_Phdr))
+		at = find_aux(auxv, 4, AT_PHDR) - sizeof(Elf32_Ehdr);
+	ok = mem >= 0 && at > 0 && pread(mem, header, sizeof(*header), at) == sizeof(*header);
+	if (mem >= 0)
+		close(mem);
+	return ok && !memcmp(header->e_ident, ELFMAG, SELFMAG);
+}
+
+/* One that may be executed and not read is only to be had from memory. */
+static bool read_header(pid_t tid, const struct buffer *auxv, Elf64_Ehdr *header)
+{
+	int fd = open_proc(tid, "exe"), error = errno;
+	bool ok;
+
+	ok = fd >= 0 && pread(fd, header, sizeof(*header), 0) >= (ssize_t)sizeof(Elf32_Ehdr) &&
+	     !memcmp(header->e_ident, ELFMAG, SELFMAG);
+	if (fd >= 0)
+		close(fd);
+	if (ok || read_mapped_header(tid, auxv, header))
+		return true;
+	errno = fd < 0 ? error : ENOEXEC;
+	return false;
+}
+
+/* What the process is: the file that it runs tells. */
+bool core_init(struct core *core, pid_t tid)
+{
 	Elf64_Ehdr header;
 
-	if (fd < 0 || pread(fd, &header, sizeof(header), 0) < (ssize_t)sizeof(Elf32_Ehdr) ||
-	    memcmp(header.e_ident, ELFMAG, SELFMAG))
-		errx(EXIT_FAILURE, "can't tell from /proc/%d/exe what kind of process it is",
-		     tid);
+	free(core->auxv.data);
+	core->auxv = read_file(tid, "auxv");
+	/* The thread has no memory any more. */
+	if (!core->auxv.len)
+		return false;
+	if (!read_header(tid, &core->auxv, &header)) {
+		/* ENOENT: it had ended then, though an exec may have given its id to another. */
+		if (errno == ENOENT || has_ended(tid))
+			return false;
+		err(EXIT_FAILURE, "can't tell from /proc/%d/exe what kind of process it is", tid);
+	}
 	core->wide = header.e_ident[EI_CLASS] == ELFCLASS64;
 	core->machine = header.e_machine;
 	core->flags = core->wide ? header.e_flags : ((Elf32_Ehdr *)&header)->e_flags;
-	close(fd);
+	/* A program that is only just being started has none yet. */
+	core->random = find_aux(&core->auxv, core->wide ? 8 : 4, AT_RANDOM);
+	return core->random;
 }
 
 /* The notes of a thread. */
@@ -105,6 +188,29 @@ static ssize_t get_registers(pid_t tid, unsigned int type, void *data, size_t si
 	struct iovec iov = { data, size };
 
 	return ptrace(PTRACE_GETREGSET, tid, type, &iov) ? -errno : (ssize_t)iov.iov_len;
+}
+
+/*
+ * The same as a process of this kind has them. On x86, a thread in the mode of the other
+ * width has its sets; the older requests give what suits this program.
+ */
+static ssize_t get_own(const struct core *core, pid_t tid, unsigned int type, void *data,
+		       size_t size)
+{
+	ssize_t len = get_registers(tid, type, data, size);
+
+	(void)core;
+#ifdef __x86_64__
+	bool general = type == NT_PRSTATUS;
+	ssize_t own = general ? sizeof(struct user_regs_struct) :
+				sizeof(struct user_fpregs_struct);
+
+	if (core->machine == EM_X86_64 && (general || type == NT_FPREGSET) && len >= 0 &&
+	    len < own)
+		len = ptrace(general ? PTRACE_GETREGS : PTRACE_GETFPREGS, tid, NULL, data) ?
+		      -errno : own;
+#endif
+	return len;
 }
 
 /* The types that this machine has: EINVAL means that it has not. 0 is the last. */
@@ -143,8 +249,8 @@ static void add_status(struct core *core, pid_t tid, int signal, const void *reg
 	put32(&b, 0);
 	put16(&b, signal);
 	put16(&b, 0);
-	put_word(core, &b, t.pending);
-	put_word(core, &b, t.blocked);
+	put_word(core, &b, read_signals(tid, "\nSigPnd:"));
+	put_word(core, &b, read_signals(tid, "\nSigBlk:"));
 	put32(&b, tid);
 	put32(&b, t.ppid);
 	put32(&b, t.pgrp);
@@ -155,7 +261,8 @@ static void add_status(struct core *core, pid_t tid, int signal, const void *reg
 	put_time(core, &b, t.cstime);
 	put(&b, regs, len);
 	put32(&b, 1);
-	pad(&b, core->wide ? 8 : 4);
+	/* x32 has narrow words and wide registers. */
+	pad(&b, core->wide || core->machine == EM_X86_64 ? 8 : 4);
 	put_note(core, "CORE", NT_PRSTATUS, b.data, b.len);
 	free(b.data);
 }
@@ -190,19 +297,20 @@ static void add_siginfo(struct core *core, const siginfo_t *info)
 static bool add_thread(struct core *core, pid_t tid)
 {
 	static char regs[262144];
-	ssize_t len = get_registers(tid, NT_PRSTATUS, regs, sizeof(regs));
+	ssize_t len = get_own(core, tid, NT_PRSTATUS, regs, sizeof(regs));
 	siginfo_t info;
 	int signal;
 
-	/* arm64 tells a 32-bit program what it would of a 32-bit process. */
-	if (len < 0 || (core->wide && sizeof(long) == 4 && len <= (ssize_t)sizeof(elf_gregset_t)))
+	/* What arm64 tells a 32-bit program, whatever the process is; or x86, in another mode. */
+	if (len < 0 || (core->wide && sizeof(long) == 4 && len <= (ssize_t)sizeof(elf_gregset_t)) ||
+	    (core->machine == EM_386 && len != I386_REGISTERS))
 		return false;
 	signal = get_signal(tid, &info);
 	add_status(core, tid, signal, regs, len);
 	if (signal)
 		add_siginfo(core, &info);
 	for (const unsigned int *type = register_types(tid); *type; type++) {
-		len = get_registers(tid, *type, regs, sizeof(regs));
+		len = get_own(core, tid, *type, regs, sizeof(regs));
 		if (len > 0)
 			put_note(core, *type == NT_FPREGSET ? "CORE" : "LINUX", *type, regs, len);
 	}
@@ -223,23 +331,6 @@ size_t core_add_threads(struct core *core, pid_t pid, const struct threads *thre
 
 /* The notes of the process. */
 
-/* A file of /proc, which has no length before it is read. */
-static struct buffer read_file(pid_t tid, const char *name)
-{
-	int fd = open_proc(tid, name);
-	struct buffer b = {};
-	char text[4096];
-	ssize_t n;
-
-	while (fd >= 0 && (n = read(fd, text, sizeof(text))) > 0)
-		put(&b, text, n);
-	if (fd >= 0)
-		close(fd);
-	put(&b, "", 1);
-	b.len--;
-	return b;
-}
-
 /* struct elf_prpsinfo */
 static void add_psinfo(struct core *core, pid_t pid, pid_t tid)
 {
@@ -259,7 +350,8 @@ static void add_psinfo(struct core *core, pid_t pid, pid_t tid)
 	put(&b, (char[]){ state ? state - states : 0, t.state, t.state == 'Z', t.nice }, 4);
 	pad(&b, core->wide ? 8 : 4);
 	put_word(core, &b, t.flags);
-	if (core->machine == EM_386 || core->machine == EM_ARM || core->machine == EM_68K) {
+	if (core->machine == EM_386 || core->machine == EM_ARM || core->machine == EM_68K ||
+	    (core->machine == EM_X86_64 && !core->wide)) {
 		put16(&b, uid);
 		put16(&b, gid);
 	} else {
@@ -304,14 +396,21 @@ static void add_files(struct core *core, const struct memmap *map)
 	free(names.data);
 }
 
-void core_add_process(struct core *core, pid_t pid, pid_t tid, const struct memmap *map)
+bool core_add_process(struct core *core, pid_t pid, pid_t tid, const struct memmap *map)
 {
-	struct buffer auxv = read_file(tid, "auxv");
+	size_t before = core->notes.len;
+	int mem;
 
 	add_psinfo(core, pid, tid);
-	put_note(core, "CORE", NT_AUXV, auxv.data, auxv.len);
-	free(auxv.data);
+	mem = open_memory(tid);
+	if (mem < 0 && errno == ESRCH) {
+		core->notes.len = before;
+		return false;
+	}
+	close(mem);
+	put_note(core, "CORE", NT_AUXV, core->auxv.data, core->auxv.len);
 	add_files(core, map);
+	return true;
 }
 
 /* Segments. */

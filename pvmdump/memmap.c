@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "memmap.h"
@@ -93,31 +94,42 @@ int open_proc(pid_t tid, const char *name)
 
 /* Parsing smaps. */
 
-/* A newline in a name is \012 in maps. */
-static char *file_name(char *text)
+static char *copy(const char *text)
 {
+	char *new = strdup(text);
+
+	if (!new)
+		err(EXIT_FAILURE, "out of memory");
+	return new;
+}
+
+/* A newline in a name is \012 in maps; but a name may have just that in it. */
+static char *file_name(char *text, unsigned long long inode)
+{
+	struct stat st;
 	char *nl;
 
 	text[strcspn(text, "\n")] = 0;
+	if (strstr(text, "\\012") && !stat(text, &st) && st.st_ino == inode)
+		return copy(text);
 	for (nl = text; (nl = strstr(nl, "\\012")); nl++) {
 		*nl = '\n';
 		memmove(nl + 1, nl + 4, strlen(nl + 4) + 1);
 	}
-	text = strdup(text);
-	if (!text)
-		err(EXIT_FAILURE, "out of memory");
-	return text;
+	return copy(text);
 }
 
 static void add_mapping(struct memmap *map, char *line)
 {
 	struct mapping m = { .flags = "" };
+	unsigned int major, minor;
 	int name = 0;
 
-	if (sscanf(line, "%llx-%llx %4s %llx %*s %llu %n", &m.range.start, &m.range.end,
-		   m.perms, &m.offset, &m.inode, &name) < 5 || !name)
+	if (sscanf(line, "%llx-%llx %4s %llx %x:%x %llu %n", &m.range.start, &m.range.end,
+		   m.perms, &m.offset, &major, &minor, &m.inode, &name) < 7 || !name)
 		errx(EXIT_FAILURE, "can't parse this line of maps: %s", line);
-	m.name = file_name(line + name);
+	m.device = makedev(major, minor);
+	m.name = file_name(line + name, m.inode);
 	map->mappings = grow(map->mappings, map->nr, sizeof(m));
 	map->mappings[map->nr++] = m;
 }
@@ -130,11 +142,8 @@ static void add_field(struct mapping *m, const char *line)
 		m->resident += strtoull(line + 5, NULL, 10) * 1024;
 	if (!strncmp(line, "Swap:", 5) || !strncmp(line, "Anonymous:", 10))
 		m->anon += strtoull(strchr(line, ':') + 1, NULL, 10) * 1024;
-	if (!strncmp(line, "VmFlags:", 8)) {
-		m->flags = strdup(line + 8);
-		if (!m->flags)
-			err(EXIT_FAILURE, "out of memory");
-	}
+	if (!strncmp(line, "VmFlags:", 8))
+		m->flags = copy(line + 8);
 }
 
 /* Without CONFIG_PROC_PAGE_MONITOR there is maps, but not smaps. */
@@ -231,7 +240,8 @@ static bool starts_elf_file(const struct source *s, const struct mapping *m)
 
 static void add_whole(struct mapping *m)
 {
-	ranges_add(&m->content, m->range.start, m->range.end);
+	if (m->zero_end > m->range.start)
+		ranges_add(&m->content, m->range.start, m->zero_end);
 }
 
 /* By page tables, which takes no time where there are none. Returns 0 or -errno. */
@@ -297,44 +307,102 @@ static int add_touched(const struct source *s, struct mapping *m)
 	return read_pagemap(s, m);
 }
 
-/*
- * The file of a mapping, also if it is deleted or has no name. Not a device, where
- * open() may do more than open. Only the privileged get it from map_files.
- */
-static int open_file(const struct source *s, const struct mapping *m, off_t *size)
+/* By any of its names: of some file systems, it has another device there. */
+static bool has_lease(const struct mapping *m)
 {
-	char path[128];
-	struct stat st;
-	int fd;
+	FILE *f = fopen("/proc/locks", "re");
+	unsigned long long inode;
+	bool found = false;
+	char line[256];
 
-	snprintf(path, sizeof(path), "/proc/%d/map_files/%llx-%llx", s->tid,
-		 m->range.start, m->range.end);
-	fd = !stat(path, &st) && S_ISREG(st.st_mode) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	if (fd < 0 && !stat(m->name, &st) && S_ISREG(st.st_mode) && st.st_ino == m->inode)
-		fd = open(m->name, O_RDONLY | O_CLOEXEC);
-	*size = st.st_size;
-	return fd;
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = (strstr(line, "LEASE") || strstr(line, "DELEG")) &&
+			sscanf(strrchr(line, ':') ?: "", ":%llu", &inode) == 1 &&
+			inode == m->inode;
+	if (f)
+		fclose(f);
+	return found;
 }
 
-/* Of a file, all that is not a hole; also what is in swap, or what this process has not touched. */
-static void add_file(const struct source *s, struct mapping *m, int fd, off_t size)
+/*
+ * The file of a mapping, also if it is deleted or has no name: only the privileged get
+ * it from map_files. By its name, it can be that of another mount namespace.
+ */
+static bool find_file(const struct source *s, const struct mapping *m, char *path,
+		      struct stat *st)
+{
+	snprintf(path, PATH_MAX, "/proc/%d/map_files/%llx-%llx", s->tid,
+		 m->range.start, m->range.end);
+	if (!stat(path, st))
+		return true;
+	return snprintf(path, PATH_MAX, "%s", m->name) < PATH_MAX && !stat(path, st) &&
+	       st->st_ino == m->inode && st->st_dev == m->device;
+}
+
+/* Opening it must not end a lease: the holder may be the process itself, which that kills. */
+static int open_file(const struct mapping *m, const char *path)
+{
+	if (has_lease(m))
+		return -1;
+	return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+}
+
+/* Behind the end of the file, there is no memory. */
+static void end_with_file(const struct source *s, struct mapping *m, off_t size)
 {
 	unsigned long long len = m->range.end - m->range.start, to_end = 0;
-	off_t data = m->offset, hole;
 
 	size = (size + s->page - 1) & -s->page;
 	if (size > (off_t)m->offset)
 		to_end = size - m->offset;
 	m->zero_end = m->range.start + (len < to_end ? len : to_end);
+}
+
+static bool is_readable(const struct source *s, unsigned long long at)
+{
+	char byte;
+
+	return pread(s->mem, &byte, 1, at) == 1;
+}
+
+/* The same without the file. If not even the start can be read, it is not for that. */
+static void find_end(const struct source *s, struct mapping *m)
+{
+	unsigned long long good = m->range.start, bad = m->range.end;
+
+	if (is_readable(s, bad - s->page) || !is_readable(s, good))
+		return;
+	while (bad - good > s->page) {
+		unsigned long long middle = good + (bad - good) / s->page / 2 * s->page;
+
+		if (is_readable(s, middle))
+			good = middle;
+		else
+			bad = middle;
+	}
+	m->zero_end = bad;
+}
+
+/* Of a file, all that is not a hole; also what is in swap, or what this process has not touched. */
+static void add_file(const struct source *s, struct mapping *m, int fd)
+{
+	off_t data = m->offset, hole;
+	unsigned long long len;
+
 	while ((data = lseek(fd, data, SEEK_DATA)) >= 0) {
 		unsigned long long start = m->range.start + (data & -s->page) - m->offset;
 
 		hole = lseek(fd, data, SEEK_HOLE);
 		if (hole < 0 || start >= m->zero_end)
-			break;
+			return;
 		len = m->range.start + ((hole + s->page - 1) & -s->page) - m->offset;
 		ranges_add(&m->content, start, len < m->zero_end ? len : m->zero_end);
 		data = hole;
+	}
+	/* That means that there is no more data; all else, that this is not known. */
+	if (errno != ENXIO) {
+		m->content.nr = 0;
+		add_whole(m);
 	}
 }
 
@@ -369,7 +437,9 @@ static void sort_ranges(struct ranges *list)
  */
 static int find_content(const struct source *s, struct mapping *m)
 {
-	off_t size;
+	char path[PATH_MAX];
+	struct stat st;
+	bool found;
 	int fd, ret;
 
 	m->zero_end = m->range.end;
@@ -379,14 +449,21 @@ static int find_content(const struct source *s, struct mapping *m)
 	}
 	if (!m->inode || has_flag(m, " ht") || has_flag(m, " ui"))
 		return add_touched(s, m);
-	fd = open_file(s, m, &size);
-	if (fd < 0 && !is_deleted(m))
+	found = find_file(s, m, path, &st);
+	/* A device, where open() may do more than open, or what never was in a directory. */
+	if (found ? !S_ISREG(st.st_mode) : m->name[0] != '/')
 		return add_touched(s, m);
+	fd = found ? open_file(m, path) : -1;
+	if (found)
+		end_with_file(s, m, st.st_size);
+	else
+		find_end(s, m);
+	/* What has not been touched is as the file has it. */
 	if (fd < 0) {
 		add_whole(m);
 		return 0;
 	}
-	add_file(s, m, fd, size);
+	add_file(s, m, fd);
 	close(fd);
 	if (is_shared(m))
 		return 0;
@@ -421,8 +498,15 @@ int memmap_read(struct memmap *map, pid_t tid, bool all)
 		.tid = tid, .mem = open_proc(tid, "mem"), .pagemap = open_proc(tid, "pagemap"),
 		.all = all, .filter = read_filter(tid), .page = sysconf(_SC_PAGESIZE),
 	};
-	int ret = read_mappings(map, tid);
+	char byte;
+	int ret;
 
+	map->nr = 0;
+	map->bytes = 0;
+	ret = read_mappings(map, tid);
+	/* Without memory, the thread is ending. */
+	if (s.mem >= 0 && !pread(s.mem, &byte, 1, 0))
+		ret = -ESRCH;
 	for (size_t i = 0; i < map->nr && !ret; i++) {
 		struct mapping *m = &map->mappings[i];
 

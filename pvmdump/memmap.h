@@ -41,6 +41,7 @@ enum fate {
  * @range: its addresses
  * @offset: where it starts in its file
  * @inode: of the file; 0 without one
+ * @device: where that is
  * @resident: bytes in memory or in swap
  * @anon: how many of these are the process's own
  * @perms: rwxp
@@ -54,6 +55,7 @@ enum fate {
 struct mapping {
 	struct range range;
 	unsigned long long offset, inode, resident, anon;
+	dev_t device;
 	char perms[5];
 	char *flags, *name;
 	enum fate fate;

@@ -35,11 +35,16 @@ static void die_by(int signal)
 
 static void remove_at_end(void)
 {
-	static const int signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM };
+	static const int signals[] = {
+		SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGVTALRM,
+		SIGPROF, SIGIO, SIGPWR,
+	};
+	struct sigaction old;
 	struct sigaction action = { .sa_handler = die_by, .sa_flags = SA_RESETHAND | SA_NODEFER };
 
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
-		sigaction(signals[i], &action, NULL);
+		if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
+			sigaction(signals[i], &action, NULL);
 	atexit(output_abandon);
 }
 
@@ -85,13 +90,31 @@ static int connect_to(const char *host, const char *port)
 	return fd;
 }
 
+/* The name that the file gets: a link stays one, and what it leads to is replaced. */
+static char *find_name(const char *name)
+{
+	struct stat wanted, found;
+	char *path;
+
+	if (lstat(name, &found) && errno == ENOENT)
+		return strdup(name);
+	path = realpath(name, NULL);
+	if (!path && errno != ENOENT)
+		err(EXIT_FAILURE, "%s", name);
+	/* Those of /proc lead to open files, also if these are at no path, or not at theirs. */
+	if (!path || stat(name, &wanted) || stat(path, &found) ||
+	    found.st_dev != wanted.st_dev || found.st_ino != wanted.st_ino)
+		errx(EXIT_FAILURE, "%s: a link to a file that is not there, or not at that path any more",
+		     name);
+	return path;
+}
+
 /* Memory is as private as the process: mkstemp() gives it the mode 0600. */
 static int open_beside(struct output *out, const char *name)
 {
 	int fd;
 
-	/* A link stays one. */
-	out->name = realpath(name, NULL) ?: strdup(name);
+	out->name = find_name(name);
 	if (!out->name || asprintf(&out->temp, "%s.XXXXXX", out->name) < 0)
 		err(EXIT_FAILURE, "out of memory");
 	fd = mkstemp(out->temp);
@@ -109,8 +132,12 @@ static int open_output(struct output *out, const char *name)
 	char *host;
 	int fd;
 
-	if (!strcmp(name, "-"))
+	if (!strcmp(name, "-")) {
+		fd = fcntl(STDOUT_FILENO, F_GETFL);
+		if (fd < 0 || (fd & O_ACCMODE) == O_RDONLY)
+			errx(EXIT_FAILURE, "standard output is closed, or can't be written to");
 		return STDOUT_FILENO;
+	}
 	host = split_host(name, &port);
 	if (host) {
 		fd = connect_to(host, port);
@@ -192,8 +219,20 @@ static size_t copy_out(struct output *out, int pipe, size_t len)
 	return n;
 }
 
+/*
+ * One that has closed its side will not say when it has taken all: then, pages must not
+ * be shared with the process in its queue, which may be on this machine.
+ */
+static bool is_half_closed(int fd)
+{
+	struct pollfd pollfd = { .fd = fd, .events = POLLRDHUP };
+
+	return poll(&pollfd, 1, 0) > 0 && (pollfd.revents & POLLRDHUP);
+}
+
 void output_splice(struct output *out, int pipe, size_t len)
 {
+	out->copy |= is_half_closed(out->fd);
 	while (len) {
 		ssize_t n = out->copy ? (ssize_t)copy_out(out, pipe, len) :
 			    splice(pipe, NULL, out->fd, NULL, len, SPLICE_F_MORE);
@@ -211,6 +250,31 @@ void output_splice(struct output *out, int pipe, size_t len)
 	}
 }
 
+/* Until the peer's kernel has all; of AF_UNIX, until the peer has. */
+static void wait_for_queue(int fd)
+{
+	int left, error = 0;
+	socklen_t len = sizeof(error);
+
+	while (!ioctl(fd, SIOCOUTQ, &left) && left && !error) {
+		poll(NULL, 0, 1);
+		getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
+	}
+	if (!error)
+		getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
+	errno = error;
+	if (error)
+		err(EXIT_FAILURE, "the peer has not taken all of it");
+}
+
+static bool is_local(int fd)
+{
+	int domain;
+	socklen_t len = sizeof(domain);
+
+	return !getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) && domain == AF_UNIX;
+}
+
 /*
  * A peer says that it has taken all by closing the connection; with a reset, if it has
  * not. But it may have said early that it has nothing to send.
@@ -218,8 +282,6 @@ void output_splice(struct output *out, int pipe, size_t len)
 static void wait_for_peer(int fd)
 {
 	struct pollfd pollfd = { .fd = fd, .events = POLLIN };
-	int left, error = 0;
-	socklen_t len = sizeof(error);
 	char byte;
 	ssize_t n;
 
@@ -227,20 +289,18 @@ static void wait_for_peer(int fd)
 		poll(&pollfd, 1, -1);
 	if (n < 0)
 		err(EXIT_FAILURE, "the peer has not taken all of it");
-	while (!ioctl(fd, SIOCOUTQ, &left) && left && !error) {
-		poll(NULL, 0, 1);
-		getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
-	}
-	errno = error;
-	if (error)
-		err(EXIT_FAILURE, "the peer has not taken all of it");
+	wait_for_queue(fd);
 }
 
 static void wait_for_reader(int fd)
 {
 	struct pollfd pollfd = { .fd = fd };
+	struct stat st;
 	int left;
 
+	/* Of a regular file, it is what follows the offset. */
+	if (fstat(fd, &st) || !S_ISFIFO(st.st_mode))
+		return;
 	while (!ioctl(fd, FIONREAD, &left) && left) {
 		if (poll(&pollfd, 1, 1) > 0 && (pollfd.revents & POLLERR))
 			errx(EXIT_FAILURE, "the reader has left before it had taken all of it");
@@ -250,15 +310,20 @@ static void wait_for_reader(int fd)
 /* Shared pages are live until they are read. */
 void output_finish(struct output *out)
 {
-	if (!shutdown(out->fd, SHUT_WR))
+	if (is_local(out->fd)) {
+		shutdown(out->fd, SHUT_WR);
+		wait_for_queue(out->fd);
+	} else if (!shutdown(out->fd, SHUT_WR)) {
 		wait_for_peer(out->fd);
-	else
+	} else {
 		wait_for_reader(out->fd);
+	}
 }
 
 void output_close(struct output *out)
 {
-	if (out->temp && ftruncate(out->fd, out->offset))
+	/* It replaces an older one only when it is on the disk. */
+	if (out->temp && (ftruncate(out->fd, out->offset) || fsync(out->fd)))
 		err(EXIT_FAILURE, "%s", out->temp);
 	if (close(out->fd))
 		err(EXIT_FAILURE, "can't write the core file");

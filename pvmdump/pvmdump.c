@@ -14,6 +14,7 @@
 #include <getopt.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,7 @@
 /* What an ordinary user may have, fs.pipe-max-size, and its slots: no call takes more. */
 #define PIPE_BYTES 1048576
 #define MAX_SEGMENTS 256
+#define MAX_BYTES (1UL << 30)
 
 /**
  * struct dump - a dump under way
@@ -54,6 +56,7 @@
  * @lost: what could not be read
  * @calls: how many calls it took; @hidden: how many bytes came from @mem
  * @tries: of finding a thread that has not ended
+ * @clock: the thread that ends it after @timeout
  * @started, @held: when, and for how long the process was stopped
  */
 struct dump {
@@ -62,6 +65,7 @@ struct dump {
 	unsigned int flags;
 	bool stop, all, quiet, copy;
 	unsigned int timeout;
+	pthread_t clock;
 	struct output out;
 	struct core core;
 	struct memmap map;
@@ -118,19 +122,39 @@ static void __attribute__((noreturn)) die_of_end(const struct dump *d)
 	     d->pid);
 }
 
-/* Addresses of an old program mean nothing in a new one. */
+/*
+ * Addresses of an old program mean nothing in a new one. Another process may have kept the
+ * old one's memory, as the parent of a vfork() does: the random bytes of the two differ.
+ */
 static void check_same(const struct dump *d)
 {
-	char byte;
+	char old[16] = "", new[16] = "";
+	int mem = open_proc(d->tid, "mem");
+	ssize_t n = pread(mem, new, sizeof(new), d->core.random);
 
-	if (!pread(d->mem, &byte, 1, 0))
+	if (!pread(d->mem, old, 1, 0))
 		die_of_end(d);
+	old[0] = 0;
+	/* A thread that has ended has no memory. */
+	if (mem >= 0 && n && (pread(d->mem, old, sizeof(old), d->core.random) != n ||
+			      memcmp(old, new, sizeof(old))))
+		die_of_end(d);
+	if (mem >= 0)
+		close(mem);
+}
+
+/* Threads that come and go: one will last long enough. */
+static void wait_a_moment(struct dump *d)
+{
+	if (++d->tries == 1000)
+		errx(EXIT_FAILURE, "process %d: %s", d->pid, strerror(ESRCH));
+	poll(NULL, 0, 1);
 }
 
 /* The call takes no pidfd of a thread, and what has ended, if only that, has no memory. */
-static void open_target(struct dump *d)
+static void open_thread(struct dump *d, pid_t tid)
 {
-	d->tid = find_thread(d->pid);
+	d->tid = tid;
 	if (!d->tid)
 		die_of_end(d);
 	d->id = d->tid == d->pid ? syscall(SYS_pidfd_open, d->pid, 0) : -1;
@@ -139,25 +163,46 @@ static void open_target(struct dump *d)
 		d->id = d->tid;
 }
 
+static void close_thread(struct dump *d)
+{
+	if (d->flags)
+		close(d->id);
+}
+
 /* The thread has ended: perhaps the process has not, which will show in a moment. */
 static void open_another(struct dump *d)
 {
 	check_same(d);
-	if (++d->tries == 1000)
-		errx(EXIT_FAILURE, "process %d: %s", d->pid, strerror(ESRCH));
-	if (d->flags)
-		close(d->id);
-	poll(NULL, 0, 1);
-	open_target(d);
+	close_thread(d);
+	wait_a_moment(d);
+	open_thread(d, find_thread(d->pid));
 }
 
-/* As much of the content as one call can take; nothing, if this program is of 32 bits. */
+/* What stays the same, whichever thread it is of. */
+static void open_target(struct dump *d)
+{
+	open_thread(d, find_thread(d->pid));
+	while ((d->mem = open_memory(d->tid)) < 0) {
+		close_thread(d);
+		wait_a_moment(d);
+		open_thread(d, find_thread(d->pid));
+	}
+	while ((d->pagemap = open_proc(d->tid, "pagemap")) < 0 && errno == ESRCH)
+		open_another(d);
+	while (!core_init(&d->core, d->tid))
+		open_another(d);
+}
+
+/*
+ * As much of the content as one call can take, which is less than SSIZE_MAX also if this
+ * program is of 32 bits. Then it may be nothing.
+ */
 static size_t gather(const struct dump *d, struct iovec *iov)
 {
 	unsigned long long at = d->at;
-	size_t nr = 0;
+	size_t nr = 0, left = MAX_BYTES;
 
-	for (size_t i = d->next; i < d->core.content.nr && nr < MAX_SEGMENTS; i++, nr++) {
+	for (size_t i = d->next; i < d->core.content.nr && nr < MAX_SEGMENTS && left; i++, nr++) {
 		const struct range *r = &d->core.content.at[i];
 
 		if (nr)
@@ -165,7 +210,8 @@ static size_t gather(const struct dump *d, struct iovec *iov)
 		if (r->end - 1 > ULONG_MAX)
 			break;
 		iov[nr].iov_base = (void *)(unsigned long)at;
-		iov[nr].iov_len = r->end - at;
+		iov[nr].iov_len = r->end - at < left ? r->end - at : left;
+		left -= iov[nr].iov_len;
 	}
 	return nr;
 }
@@ -264,11 +310,52 @@ static void move_content(struct dump *d)
 
 /* The steps. */
 
+/* A stop by the terminal would be one of the process, too, and last. */
+static void ignore_stops(bool ignore)
+{
+	static const int signals[] = { SIGTSTP, SIGTTIN, SIGTTOU };
+	static struct sigaction old[3];
+	struct sigaction action = { .sa_handler = SIG_IGN };
+
+	for (size_t i = 0; i < 3; i++)
+		sigaction(signals[i], ignore ? &action : &old[i], ignore ? &old[i] : NULL);
+}
+
+/* First of all, the process has to be let go: no message may block that. */
+static void *run_out_of_time(void *arg)
+{
+	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
+	struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
+	struct dump *d = arg;
+
+	sleep(d->timeout);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	output_abandon();
+	if (poll(&pollfd, 1, 0) > 0 && write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
+		_exit(EXIT_FAILURE);
+	_exit(EXIT_FAILURE);
+}
+
+/* A thread, as no signal's handler runs while the other one waits for a page. */
+static void start_clock(struct dump *d)
+{
+	errno = d->timeout ? pthread_create(&d->clock, NULL, run_out_of_time, d) : 0;
+	if (errno)
+		err(EXIT_FAILURE, "can't start a thread");
+}
+
+static void stop_clock(struct dump *d)
+{
+	if (d->timeout && !pthread_cancel(d->clock))
+		pthread_join(d->clock, NULL);
+}
+
 static void hold(struct dump *d)
 {
 	double started = now();
 
-	alarm(d->timeout);
+	ignore_stops(true);
+	start_clock(d);
 	if (hold_process(&d->threads, d->pid, d->stop))
 		d->no_registers = core_add_threads(&d->core, d->pid, &d->threads);
 	else
@@ -280,31 +367,75 @@ static void hold(struct dump *d)
 static void release(struct dump *d)
 {
 	release_process(&d->threads);
-	alarm(0);
+	stop_clock(d);
+	ignore_stops(false);
 	d->held = now() - d->held;
 }
 
-static void run_out_of_time(int signal)
+static void *hold_and_release(void *arg)
 {
-	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
+	hold(arg);
+	release(arg);
+	return NULL;
+}
 
-	(void)signal;
-	output_abandon();
-	dprintf(STDERR_FILENO, "%s", text);
-	_exit(EXIT_FAILURE);
+/* By a thread: when that ends, what does not stop is let go as well. */
+static void read_registers(struct dump *d)
+{
+	pthread_t thread;
+
+	errno = pthread_create(&thread, NULL, hold_and_release, d);
+	if (!errno)
+		errno = pthread_join(thread, NULL);
+	if (errno)
+		err(EXIT_FAILURE, "can't start a thread");
+}
+
+/* One that can't end: some kernels give what is not readable only by that of a tracee. */
+static void open_held(struct dump *d)
+{
+	int mem;
+
+	close_thread(d);
+	open_thread(d, d->threads.nr ? d->threads.tid[0] : find_thread(d->pid));
+	check_same(d);
+	mem = open_memory(d->tid);
+	if (mem >= 0) {
+		close(d->mem);
+		d->mem = mem;
+	}
+}
+
+/* One is waited for, and one comes when a thread wants it. */
+static void block_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGALRM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+static void find_memory(struct dump *d)
+{
+	while (memmap_read(&d->map, d->tid, d->all) || !d->map.nr)
+		open_another(d);
+	d->tries = 0;
 }
 
 static void dump(struct dump *d)
 {
-	int ret;
-
-	hold(d);
-	if (!d->stop)
-		release(d);
-	ret = memmap_read(&d->map, d->tid, d->all);
-	if (ret || !d->map.nr)
-		die_of_end(d);
-	core_add_process(&d->core, d->pid, d->tid, &d->map);
+	if (d->stop) {
+		hold(d);
+		open_held(d);
+	} else {
+		read_registers(d);
+	}
+	check_same(d);
+	find_memory(d);
+	while (!core_add_process(&d->core, d->pid, d->tid, &d->map))
+		open_another(d);
 	core_lay_out(&d->core, &d->map);
 	output_write(&d->out, d->core.header.data, d->core.header.len);
 	output_zeroes(&d->out, ZERO_BLOCK);
@@ -357,7 +488,8 @@ static int report_lack(const struct dump *d)
 	if (d->no_registers && d->nr_threads)
 		warnx("no registers of %zu threads, %s", d->no_registers,
 		      d->core.wide && sizeof(long) == 4 ?
-		      "which take a 64-bit program here" : "which can't be woken");
+		      "which take a 64-bit program here" :
+		      "which can't be woken, or are in the mode of another width");
 	return d->lost.nr || d->no_registers ? EXIT_INCOMPLETE : EXIT_SUCCESS;
 }
 
@@ -443,6 +575,18 @@ static int parse_options(struct dump *d, int argc, char **argv)
 	return argc - optind == 2 ? -1 : usage(stderr, 2);
 }
 
+/* A file that is opened must not get the number of one of these. */
+static void open_standard(void)
+{
+	int fd;
+
+	do
+		fd = open("/", O_PATH | O_CLOEXEC);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	struct dump d = { .map.progress = show_search };
@@ -450,19 +594,15 @@ int main(int argc, char **argv)
 
 	if (status >= 0)
 		return status;
+	open_standard();
 	d.pid = parse_pid(argv[optind]);
 	if (!d.pid)
 		errx(2, "not a process id: %s", argv[optind]);
 	d.started = now();
 	check_process(d.pid);
 	open_target(&d);
-	d.mem = open_proc(d.tid, "mem");
-	d.pagemap = open_proc(d.tid, "pagemap");
-	if (d.mem < 0)
-		die_of_end(&d);
-	core_init(&d.core, d.tid);
 	choose_call(&d);
-	signal(SIGALRM, run_out_of_time);
+	block_signals();
 	output_open(&d.out, argv[optind + 1]);
 	if (!d.quiet && isatty(STDERR_FILENO))
 		shown = 0;

@@ -19,13 +19,21 @@ struct task {
 	char comm[64], state;
 	int ppid, pgrp, sid, nice;
 	unsigned long flags;
-	unsigned long long utime, stime, cutime, cstime, pending, blocked;
+	unsigned long long utime, stime, cutime, cstime;
 };
 
 bool read_task(pid_t tid, struct task *task);
 
+bool has_ended(pid_t tid);
+
+/* Its /proc/TID/mem, or -1 and errno: ESRCH, too, if it is ending, and has none. */
+int open_memory(pid_t tid);
+
 /* A number of /proc/TID/status, or -1. */
 long read_status(pid_t tid, const char *field);
+
+/* The set of signals that is there. */
+unsigned long long read_signals(pid_t tid, const char *field);
 
 /* A thread of the process that has not ended, or 0: the first one need not be it. */
 pid_t find_thread(pid_t pid);
@@ -39,19 +47,23 @@ pid_t check_process(pid_t pid);
  * @stopped: whether it is in ptrace's hands: else it is in an uninterruptible sleep, from
  *	which it will not return to its program while it is held
  * @nr: how many
+ * @refused: how often one could not be held, for no reason that is to be seen
  */
 struct threads {
 	pid_t *tid;
 	bool *stopped;
 	size_t nr;
+	unsigned int refused;
 };
 
 /*
  * Hold all threads with ptrace: if this program ends, however it does, the kernel lets
  * them go on. If one can't be held: end the program if it @must, else release all and
- * return false. Either way it says why.
+ * return false. Either way it says why. The caller blocks
+ * SIGCHLD and SIGALRM.
  */
 bool hold_process(struct threads *threads, pid_t pid, bool must);
+/* One that has not stopped is let go when the thread that called hold_process() ends. */
 void release_process(struct threads *threads);
 
 /* elfcore.c */
@@ -74,6 +86,8 @@ struct segment {
  * struct core - what goes into the file before the memory
  * @wide: ELFCLASS64
  * @machine: e_machine, and so on
+ * @auxv: the auxiliary vector
+ * @random: the address of 16 random bytes, which each program gets
  * @notes: the contents of PT_NOTE
  * @segments: PT_LOAD
  * @nr_segments: how many
@@ -85,6 +99,8 @@ struct core {
 	bool wide;
 	unsigned short machine;
 	unsigned int flags;
+	struct buffer auxv;
+	unsigned long long random;
 	struct buffer notes, header;
 	struct segment *segments;
 	size_t nr_segments;
@@ -92,10 +108,11 @@ struct core {
 	unsigned long long size;
 };
 
-void core_init(struct core *core, pid_t tid);
+/* Returns false if the thread has ended, or begins: so does core_add_process(). */
+bool core_init(struct core *core, pid_t tid);
 /* Returns how many threads have no registers in it. */
 size_t core_add_threads(struct core *core, pid_t pid, const struct threads *threads);
-void core_add_process(struct core *core, pid_t pid, pid_t tid, const struct memmap *map);
+bool core_add_process(struct core *core, pid_t pid, pid_t tid, const struct memmap *map);
 void core_lay_out(struct core *core, const struct memmap *map);
 
 /* output.c */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -52,26 +53,54 @@ bool read_task(pid_t tid, struct task *t)
 		return false;
 	*end = 0;
 	snprintf(t->comm, sizeof(t->comm), "%s", strchr(text, '(') + 1);
-	return sscanf(end + 1, " %c %d %d %d %*d %*d %lu %*u %*u %*u %*u %llu %llu %llu %llu %*d %d %*d %*d %*u %*u %*d %*u %*u %*u %*u %*u %*u %llu %llu",
+	return sscanf(end + 1, " %c %d %d %d %*d %*d %lu %*u %*u %*u %*u %llu %llu %llu %llu %*d %d",
 		      &t->state, &t->ppid, &t->pgrp, &t->sid, &t->flags, &t->utime, &t->stime,
-		      &t->cutime, &t->cstime, &t->nice, &t->pending, &t->blocked) == 12;
+		      &t->cutime, &t->cstime, &t->nice) == 10;
+}
+
+/* A line of it can be long: there may be 65536 groups. */
+static const char *find_status(pid_t tid, const char *field)
+{
+	static char text[1 << 20];
+	char *at = read_text(tid, "status", text, sizeof(text)) ? strstr(text, field) : NULL;
+
+	return at ? at + strlen(field) : NULL;
 }
 
 long read_status(pid_t tid, const char *field)
 {
-	char text[4096], *at;
+	const char *text = find_status(tid, field);
 
-	if (!read_text(tid, "status", text, sizeof(text)))
-		return -1;
-	at = strstr(text, field);
-	return at ? strtol(at + strlen(field), NULL, 10) : -1;
+	return text ? strtol(text, NULL, 10) : -1;
 }
 
-static bool has_ended(pid_t tid)
+unsigned long long read_signals(pid_t tid, const char *field)
+{
+	const char *text = find_status(tid, field);
+
+	return text ? strtoull(text, NULL, 16) : 0;
+}
+
+bool has_ended(pid_t tid)
 {
 	struct task task;
 
 	return !read_task(tid, &task) || strchr("ZX", task.state);
+}
+
+int open_memory(pid_t tid)
+{
+	int mem = open_proc(tid, "mem");
+	char byte;
+
+	if (mem >= 0 && !pread(mem, &byte, 1, 0)) {
+		close(mem);
+		mem = -1;
+		errno = ESRCH;
+	}
+	if (mem < 0 && errno == ENOENT)
+		errno = ESRCH;
+	return mem;
 }
 
 static DIR *open_threads(pid_t pid)
@@ -93,15 +122,28 @@ static pid_t next_thread(DIR *dir)
 	return tid;
 }
 
-pid_t find_thread(pid_t pid)
+/* Of those that are listed now; *others says whether there is more than the first one. */
+static pid_t look_for_thread(pid_t pid, bool *others)
 {
 	DIR *dir = open_threads(pid);
 	pid_t tid;
 
+	*others = false;
 	while ((tid = next_thread(dir)) && has_ended(tid))
-		;
+		*others |= tid != pid;
 	if (dir)
 		closedir(dir);
+	return tid;
+}
+
+pid_t find_thread(pid_t pid)
+{
+	bool others = true;
+	pid_t tid = 0;
+
+	/* All may have ended since they were listed, and have left new ones. */
+	for (int tries = 0; !tid && others && tries < 1000; tries++)
+		tid = look_for_thread(pid, &others);
 	return tid;
 }
 
@@ -128,9 +170,8 @@ pid_t check_process(pid_t pid)
 {
 	char self[16] = "";
 	struct task task;
-	char byte;
+	int mem, tries = 0;
 	pid_t tid;
-	int mem;
 
 	if (readlink("/proc/self", self, sizeof(self) - 1) < 0 || atoi(self) != getpid())
 		errx(EXIT_FAILURE, "/proc is not there, or of another pid namespace: mount one, or use nsenter -p -m");
@@ -142,15 +183,17 @@ pid_t check_process(pid_t pid)
 	if (task.flags & KERNEL_THREAD)
 		errx(EXIT_FAILURE, "process %d (%s) is a kernel thread: it has no memory of its own",
 		     pid, task.comm);
-	tid = find_thread(pid);
-	if (!tid)
-		errx(EXIT_FAILURE, "process %d (%s) is a zombie: it has ended, and its parent %d has not waited for it",
-		     pid, task.comm, task.ppid);
-	mem = open_proc(tid, "mem");
+	do {
+		tid = find_thread(pid);
+		if (!tid)
+			errx(EXIT_FAILURE, "process %d (%s) is a zombie: it has ended, and its parent %d has not waited for it",
+			     pid, task.comm, task.ppid);
+		mem = open_memory(tid);
+	} while (mem < 0 && errno == ESRCH && ++tries < 1000);
 	if (mem < 0 && (errno == EACCES || errno == EPERM))
 		die_of_permission(pid);
 	/* One that is about to end, or to begin, has none. */
-	if (mem < 0 || !pread(mem, &byte, 1, 0))
+	if (mem < 0)
 		errx(EXIT_FAILURE, "process %d (%s) has no memory: it is ending", pid, task.comm);
 	close(mem);
 	return tid;
@@ -191,41 +234,22 @@ static void explain_seize(pid_t pid, pid_t tid, bool must)
 		    must ? "" : ": its registers are left out");
 }
 
-/* All threads there are by now; *found says whether there were new ones. */
-static bool seize_threads(struct threads *threads, pid_t pid, bool must, bool *found)
+/* An exec gives the main thread's id to a thread that is held already. */
+static bool is_ours(pid_t tid)
 {
-	DIR *dir = open_threads(pid);
-	bool ok = true;
-	pid_t tid;
-
-	*found = false;
-	while (ok && (tid = next_thread(dir))) {
-		if (is_known(threads, tid))
-			continue;
-		if (!ptrace(PTRACE_SEIZE, tid, NULL, NULL)) {
-			/* If that fails, it has ended, which the wait is told. */
-			ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
-			add_thread(threads, tid);
-			*found = true;
-		} else if (errno != ESRCH && !has_ended(tid)) {
-			explain_seize(pid, tid, must);
-			ok = false;
-		}
-	}
-	if (dir)
-		closedir(dir);
-	return ok;
+	return errno == EPERM && read_status(tid, "\nTracerPid:") == gettid();
 }
 
 enum wait { STOPPED, GONE, RUNNING };
 
-static enum wait look_at(pid_t tid)
+/* That a main thread has ended before others is only to be seen. */
+static enum wait look_at(pid_t tid, enum wait before, bool quiet)
 {
 	int status;
 	pid_t ret = waitpid(tid, &status, __WALL | WNOHANG);
 
 	if (!ret)
-		return has_ended(tid) ? GONE : RUNNING;
+		return before == RUNNING && quiet && has_ended(tid) ? GONE : before;
 	if (ret != tid || !WIFSTOPPED(status))
 		return GONE;
 	if (status >> 16 == PTRACE_EVENT_STOP)
@@ -236,38 +260,123 @@ static enum wait look_at(pid_t tid)
 }
 
 /* A thread that sleeps and can't be woken is as good as stopped, but for its registers. */
-static enum wait wait_for_thread(pid_t tid)
+static bool is_asleep(pid_t tid)
+{
+	struct task task;
+
+	return read_task(tid, &task) && task.state == 'D';
+}
+
+/*
+ * How many may still stop; the ones that are gone are left out. Only if it is quiet, those
+ * that have stopped are looked at: an exec ends them, too.
+ */
+static size_t look_at_threads(struct threads *threads, bool quiet, bool patient)
+{
+	size_t kept = 0, running = 0;
+
+	for (size_t i = 0; i < threads->nr; i++) {
+		pid_t tid = threads->tid[i];
+		enum wait state = threads->stopped[i] ? STOPPED : RUNNING;
+
+		if (quiet || state == RUNNING)
+			state = look_at(tid, state, quiet);
+		threads->tid[kept] = tid;
+		threads->stopped[kept] = state == STOPPED;
+		kept += state != GONE;
+		running += state == RUNNING && (patient || !is_asleep(tid));
+	}
+	threads->nr = kept;
+	return running;
+}
+
+/*
+ * Who is in exec waits for the end of all other threads to be noticed, and PTRACE_SEIZE
+ * waits for that exec: then, SIGALRM comes in between.
+ */
+static struct threads *held;
+
+static void notice_ends(int signal)
+{
+	int error = errno;
+
+	(void)signal;
+	look_at_threads(held, true, true);
+	errno = error;
+}
+
+static void tick(struct threads *threads, suseconds_t usec)
+{
+	struct sigaction action = { .sa_handler = notice_ends, .sa_flags = SA_RESTART };
+	struct itimerval often = { { 0, usec }, { 0, usec } };
+
+	held = threads;
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &often, NULL);
+}
+
+static bool seize(pid_t tid)
+{
+	sigset_t set;
+	bool ok;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGALRM);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	ok = !ptrace(PTRACE_SEIZE, tid, NULL, NULL) || is_ours(tid);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	return ok;
+}
+
+/* All threads there are by now; *found says whether there were new ones. */
+static bool seize_threads(struct threads *threads, pid_t pid, bool must, bool *found)
+{
+	DIR *dir = open_threads(pid);
+	bool ok = true;
+	pid_t tid;
+
+	*found = false;
+	tick(threads, 10000);
+	while (ok && (tid = next_thread(dir))) {
+		if (is_known(threads, tid))
+			continue;
+		if (seize(tid)) {
+			/* If that fails, it has ended, which the wait is told. */
+			ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
+			add_thread(threads, tid);
+			*found = true;
+		} else {
+			/*
+			 * One that has ended may have started another before; or it was the
+			 * zombie of a main thread, and an exec has given its id to another.
+			 */
+			bool gone = errno == ESRCH || has_ended(tid);
+			bool again = (tid != pid || !gone) && ++threads->refused < 300;
+
+			*found |= again;
+			ok = gone || (again && read_status(tid, "\nTracerPid:") <= 0);
+			if (!ok)
+				explain_seize(pid, tid, must);
+		}
+	}
+	tick(threads, 0);
+	if (dir)
+		closedir(dir);
+	return ok;
+}
+
+static void wait_for_threads(struct threads *threads)
 {
 	static const struct timespec moment = { .tv_nsec = 10000000 };
 	double started = now();
+	bool quiet = false;
 	sigset_t child;
-	enum wait state;
-	struct task task;
 
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &child, NULL);
-	while ((state = look_at(tid)) == RUNNING) {
-		sigtimedwait(&child, NULL, &moment);
-		if (now() - started > PATIENCE && read_task(tid, &task) && task.state == 'D')
-			break;
-	}
-	return state;
-}
-
-/* Those from nr on, which have just been seized; the ones that are gone are left out. */
-static void wait_for_threads(struct threads *threads, size_t nr)
-{
-	size_t kept = nr;
-
-	for (; nr < threads->nr; nr++) {
-		enum wait state = wait_for_thread(threads->tid[nr]);
-
-		threads->tid[kept] = threads->tid[nr];
-		threads->stopped[kept] = state == STOPPED;
-		kept += state != GONE;
-	}
-	threads->nr = kept;
+	while (look_at_threads(threads, quiet, now() - started < PATIENCE))
+		quiet = sigtimedwait(&child, NULL, &moment) < 0;
+	look_at_threads(threads, true, false);
 }
 
 bool hold_process(struct threads *threads, pid_t pid, bool must)
@@ -276,10 +385,8 @@ bool hold_process(struct threads *threads, pid_t pid, bool must)
 
 	/* Threads may start others until the last of them is held. */
 	while (found && ok) {
-		size_t nr = threads->nr;
-
 		ok = seize_threads(threads, pid, must, &found);
-		wait_for_threads(threads, nr);
+		wait_for_threads(threads);
 	}
 	if (!ok && must)
 		exit(EXIT_FAILURE);

@@ -2,22 +2,29 @@
 /*
  * states KIND - a process in a state that makes dumping hard, for scripts/guest/lib/pvmdump-guest
  *
- * Says "ready PID", of the process that is to be dumped, and sleeps until it is killed.
+ * Says "ready PID", of the process that is to be dumped, and sleeps until it is killed;
+ * PID is 0 if the kernel lacks what it takes.
  * Each page of what belongs into a core file has the text "in-NAME"; of what does not,
  * "out-NAME".
  */
 #define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -76,7 +83,8 @@ static void guards(void)
 		err(1, "ftruncate");
 	for (int i = 0; i < 3; i++) {
 		mark(p[i], LEN, "in-guards");
-		advise(p[i] + 4 * PAGE, 3 * PAGE, MADV_GUARD_INSTALL);
+		if (madvise(p[i] + 4 * PAGE, 3 * PAGE, MADV_GUARD_INSTALL))
+			ready(0);
 	}
 }
 
@@ -214,6 +222,49 @@ static void churn(void)
 		pthread_create(&t, NULL, churn_threads, NULL);
 }
 
+/* Each starts the next one, and ends. */
+static void *start_next(void *arg)
+{
+	pthread_t t;
+
+	usleep(200);
+	while (pthread_create(&t, NULL, start_next, NULL))
+		usleep(100);
+	pthread_detach(t);
+	return arg;
+}
+
+/* No thread stays, and the main one has ended. */
+static void relay(void)
+{
+	for (int i = 0; i < 8; i++)
+		start_next(NULL);
+	ready(getpid());
+	pthread_exit(NULL);
+}
+
+/* A file that only its owner finds by its name, and of which one page is its own. */
+static void unreachable(void)
+{
+	char *p, page[PAGE] = "in-unreachable";
+	int fd, memfd = memfd_create("short", 0);
+
+	if (mkdir("/tmp/closed", 0700) || chdir("/tmp/closed"))
+		err(1, "/tmp/closed");
+	fd = open("file", O_RDWR | O_CREAT, 0600);
+	for (unsigned long i = 0; i < LEN; i += PAGE)
+		if (write(fd, page, PAGE) != (ssize_t)PAGE)
+			err(1, "write");
+	memset(page, 0, PAGE);
+	p = map(LEN, MAP_PRIVATE, fd);
+	strcpy(p, "in-written");
+	if (ftruncate(memfd, PAGE))
+		err(1, "ftruncate");
+	strcpy(map(LEN, MAP_SHARED, memfd), "in-short");
+	if (chmod("/tmp/closed", 0))
+		err(1, "chmod");
+}
+
 /* Waits for its child in an uninterruptible sleep. */
 static void vforks(void)
 {
@@ -256,10 +307,138 @@ static void execs(void)
 	fill("in-first");
 }
 
+/* Its child is to be dumped, whose memory this one keeps. */
+static void lends(void)
+{
+	execs();
+	if (!vfork()) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		ready(getpid());
+		idle();
+	}
+	idle();
+}
+
+static void *exec_again(void *arg)
+{
+	usleep(1000);
+	execl("/proc/self/exe", "states", "exec_threads", NULL);
+	return arg;
+}
+
+static void *idle_thread(void *arg)
+{
+	idle();
+	return arg;
+}
+
+/* Again and again, a thread that is not the main one becomes the same program. */
+static void exec_threads(void)
+{
+	pthread_t t;
+
+	if (!getenv("AGAIN"))
+		ready(getpid());
+	setenv("AGAIN", "", 1);
+	for (int i = 0; i < 8; i++)
+		pthread_create(&t, NULL, idle_thread, NULL);
+	pthread_create(&t, NULL, exec_again, NULL);
+	idle();
+}
+
 static void second(void)
 {
 	fill("in-second");
 }
+
+static char *changing;
+
+static void change(int signal)
+{
+	mark(changing, LEN, "in-after");
+	ready(signal);
+}
+
+static void changes(void)
+{
+	changing = map(LEN, MAP_PRIVATE, -1);
+	mark(changing, LEN, "in-before");
+	signal(SIGUSR1, change);
+}
+
+/* A signal beyond the 32nd that waits for this thread. */
+static void pending(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, 50);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	pthread_kill(pthread_self(), 50);
+}
+
+static void map_name(const char *name)
+{
+	int fd = open(name, O_RDWR | O_CREAT, 0600);
+
+	if (ftruncate(fd, LEN))
+		err(1, "%s", name);
+	map(LEN, MAP_SHARED, fd);
+}
+
+/* A newline, and what maps has for one. */
+static void names(void)
+{
+	map_name("/tmp/new\nline");
+	map_name("/tmp/not\\012one");
+}
+
+/* A file that only the privileged can open: 2.5 GiB of nothing. */
+static void large(void)
+{
+	int fd = memfd_create("large", 0);
+
+	if (ftruncate64(fd, 5LL << 29))
+		err(1, "ftruncate");
+	strcpy(map((size_t)(5ULL << 29), MAP_SHARED | MAP_NORESERVE, fd), "in-large");
+}
+
+/* The same, of which nobody will ever bring what is between the first page and the last. */
+static void missing(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int fd = memfd_create("missing", 0), uffd = syscall(SYS_userfaultfd, 0);
+	char *p;
+
+	if (ftruncate(fd, LEN))
+		err(1, "ftruncate");
+	p = map(LEN, MAP_SHARED, fd);
+	strcpy(p, "in-missing");
+	strcpy(p + LEN - PAGE, "in-missing");
+	range.range.start = (unsigned long)p;
+	range.range.len = LEN;
+	if (ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &range))
+		err(1, "userfaultfd");
+}
+
+#ifdef __LP64__
+/* A 64-bit process in 32-bit code, which is in pause() again and again. */
+static void narrow(void)
+{
+#ifdef __x86_64__
+	static const unsigned char code[] = { 0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7 };
+	char *p = mmap(NULL, PAGE, RW | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT,
+		       -1, 0);
+	struct { unsigned int offset; unsigned short segment; } to = { (unsigned long)p, 0x23 };
+
+	memcpy(p, code, sizeof(code));
+	strcpy(p + 16, "in-narrow");
+	ready(getpid());
+	asm volatile("ljmp *%0" : : "m" (to));
+#endif
+}
+#endif
 
 static void exits(int signal)
 {
@@ -357,7 +536,7 @@ static void say_time(void)
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	printf("now %lld.%09ld\n", (long long)ts.tv_sec, ts.tv_nsec);
+	printf("now %lld.%09ld\n", (long long)ts.tv_sec, (long)ts.tv_nsec);
 	exit(0);
 }
 
@@ -368,6 +547,28 @@ static void nonblock(char **argv)
 	err(1, "%s", *argv);
 }
 
+/* CALL ARGUMENT PROGRAM...: the call fails, with any third argument if that is -1. */
+static void fail(char **argv)
+{
+	unsigned int third = atoi(argv[1]);
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned int)atoi(argv[0]), 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+		BPF_JUMP(BPF_JMP | (third + 1 ? BPF_JEQ : BPF_JGE) | BPF_K,
+			 third + 1 ? third : 0, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | 5 /* EIO */),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { sizeof(filter) / sizeof(*filter), filter };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog))
+		err(1, "seccomp");
+	execvp(argv[2], argv + 2);
+	err(1, "%s", argv[2]);
+}
+
 static const struct {
 	const char *name;
 	void (*be)(void);
@@ -375,16 +576,24 @@ static const struct {
 	{ "guards", guards }, { "untouched", untouched }, { "swapped", swapped },
 	{ "protected", protected }, { "left_out", left_out }, { "empty", empty },
 	{ "many", many }, { "leader_ends", leader_ends }, { "churn", churn },
+	{ "relay", relay }, { "unreachable", unreachable },
 	{ "vforks", vforks }, { "execs", execs }, { "second", second },
 	{ "may_exit", may_exit }, { "traces", traces }, { "zombie", zombie },
 	{ "thread", thread }, { "stops", stops },
-	{ "threads", threads }, { "now", say_time },
+	{ "threads", threads }, { "now", say_time }, { "lends", lends },
+	{ "exec_threads", exec_threads }, { "changes", changes }, { "pending", pending },
+	{ "names", names }, { "large", large }, { "missing", missing },
+#ifdef __LP64__
+	{ "narrow", narrow },
+#endif
 };
 
 int main(int argc, char **argv)
 {
 	if (argc > 2 && !strcmp(argv[1], "nonblock"))
 		nonblock(argv + 2);
+	if (argc > 4 && !strcmp(argv[1], "fails"))
+		fail(argv + 2);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds) && argc == 2; i++) {
 		if (strcmp(argv[1], kinds[i].name))
