@@ -53,9 +53,31 @@ die() {
 	exit 1
 }
 
+# What the script says of itself at its top.
+usage() {
+	sed -n '4,/^$/ s/^# \{0,1\}//p' "$0"
+}
+
+# refuse ARGUMENT - what a script does not know must start no work.
+refuse() {
+	case $1 in
+	-h | --help) usage; exit ;;
+	esac
+	printf '%s: unknown argument: %s\n\n' "${0##*/}" "$1" >&2
+	usage >&2
+	exit 2
+}
+
+# For those that take none: no_arguments "$@"
+no_arguments() {
+	[ $# = 0 ] || refuse "$1"
+}
+
 [ -z "$SERIES" ] || [ -f "$PATCHES/$SERIES/series" ] ||
 	die "SERIES=$SERIES is not known; these are:" \
 		"$(cd "$PATCHES" && echo -- */series | sed 's/^-- //; s,/series,,g')"
+[ -z "$SERIES" ] || [ "$BASE" = "$MAIN_BASE" ] ||
+	die "SERIES=$SERIES is for Linux $MAIN_BASE only, not for BASE=$BASE"
 
 check_base() {
 	[[ -v SUITES[$BASE] ]] ||
@@ -67,6 +89,12 @@ check_arch() {
 	[ -f "$EXTRA/vmtest/$ARCH.conf" ] ||
 		die "ARCH=$ARCH is not supported; these are:" \
 			"$(cd "$EXTRA/vmtest" && echo *.conf | sed 's/\.conf//g')"
+}
+
+# For guests that run programs of this machine; $1 says which.
+check_host() {
+	[[ $ARCH == x86_64 && $(uname -m) == x86_64 ]] ||
+		die "$1 needs ARCH=x86_64 on an x86_64 host, not ARCH=$ARCH on $(uname -m)"
 }
 
 src_dir() {
@@ -94,7 +122,12 @@ config_file() {
 		}
 	done
 	die "CONFIG=$1 is not known; these are:" \
-		"$(basename -s .config -a "$ours"/*.config "$posted"/*.config | xargs)"
+		"$(basename -s .config -a "$ours"/*.config "$posted"/*.config |
+			grep -vx base | xargs)"
+}
+
+check_config() {
+	[ -z "${CONFIG:-}" ] || config_file "$CONFIG" >/dev/null
 }
 
 # The selftests of the tree with the series and those of selftests-extra/, on the kernel

@@ -28,8 +28,20 @@
 #   -j jobs	for make, and with 1, one guest at a time
 
 extra=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+posted=${1:-}/tools/testing/selftests/process_vmsplice/vmtest.sh
+
+usage() {
+	sed -n '/^# usage/,/^$/ s/^# \{0,1\}//p' "$0" >&2
+	exit 2
+}
+
+[[ ${1:--} != -* ]] || usage
+[ -f "$posted" ] || {
+	echo "$1 is no kernel tree with the series: it has no ${posted#"$1"/}" >&2
+	exit 2
+}
 # shellcheck source=../tools/testing/selftests/process_vmsplice/vmtest.sh
-. "${1:?the kernel tree}/tools/testing/selftests/process_vmsplice/vmtest.sh"
+. "$posted"
 shift
 
 options=()
@@ -335,10 +347,9 @@ main() {
 		s) cpus=$OPTARG ;;
 		T) timeout=$OPTARG ;;
 		j) jobs=$OPTARG ;;
-		*) sed -n '/^# usage/,/^$/ s/^# //p' "$0" >&2; exit 2 ;;
+		*) usage ;;
 		esac
 	done
-	[ -f "$(conf_file "$arch")" ] || fail "no such architecture: $arch"
 	use_arch "$(conf_file "$arch")"
 	[ -n "$no_build" ] || build_all
 	[ -z "$kernel_only" ] || return 0

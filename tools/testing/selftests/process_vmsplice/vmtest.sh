@@ -35,10 +35,7 @@ trouble+='|INFO: (possible|task|rcu|suspicious|trying)|unreferenced object|refco
 trouble+='|[Bb]ad page|Call Trace|blocked for more than|soft lockup|Unable to handle'
 trouble+='|list_(add|del) corruption|DEBUG_LOCKS_WARN|DEADLOCK'
 
-fail() {
-	echo "# vmtest: FAIL: $*"
-	exit 1
-}
+fail() { echo "# vmtest: FAIL: $*"; exit 1; }
 
 kmake() {
 	# LOCALVERSION, even if empty, keeps the state of git out of the version.
@@ -182,6 +179,8 @@ run_abi() {
 
 # Reads what is known of the architecture, of which $1 is the file.
 use_arch() {
+	[ -f "$ksrc/Kconfig" ] || fail "$ksrc is no kernel tree"
+	[ -f "$1" ] || fail "no such architecture: $arch"
 	# shellcheck source=vmtest/x86_64.conf
 	. "$1"
 	export CROSS_COMPILE
