@@ -16,7 +16,7 @@ help:
 demo:
 	@scripts/guest/demo
 
-## make check      what CI runs: lint, the demo, and what check-all marks for it
+## make check      what CI runs: the cells marked * in scripts/checks/matrix
 check:
 	@scripts/checks/check-all --ci
 
@@ -30,7 +30,8 @@ test:
 test-pvmdump:
 	@scripts/guest/test-pvmdump
 
-## make places     the selftests where they may do harm: as on somebody's machine
+## make places     run the selftests as a user, in a container, under load; check that
+##                 they harm nothing
 places:
 	@scripts/guest/places
 
@@ -38,7 +39,7 @@ places:
 neighbours:
 	@scripts/guest/neighbours
 
-## make vmsplice   what do tests say of vmsplice() with patches/vmsplice, and without?
+## make vmsplice   compare vmsplice() tests with and without patches/vmsplice
 vmsplice:
 	@scripts/guest/vmsplice
 
@@ -106,7 +107,7 @@ fetch:
 	@scripts/deps base
 	@scripts/kernel/fetch
 
-## make clean      remove out/ and what was built, but not the sources, from the cache
+## make clean      remove out/ and the cache's builds; keep downloaded sources
 clean:
 	@scripts/kernel/clean
 
@@ -141,9 +142,23 @@ criu-refresh:
 	@PROJECT=criu scripts/kernel/refresh
 
 ##
-## Variables: BASE=7.3 (which Linux), ARCH=x86_64, LINUX=path (a kernel tree of your
-## own instead of Debian's source), SERIES=gup or vmsplice (a series of its own, on top),
-## CONFIG=debug or kcsan (test on a kernel with such options), JOBS=n, ACCEL=kvm (instead
-## of emulation), XDG_CACHE_HOME (where sources and builds are kept).
+## Variables, and the targets that heed them:
+## BASE=7.3        which Linux, or 6.12 or 6.1: test, test-pvmdump, places, neighbours, lint,
+##                 check-headers, check-commits, tree, refresh, fetch, series
+## ARCH=x86_64     the guest's machine: test, test-pvmdump. Besides x86_64: alpha, arm, arm64,
+##                 i386, m68k, mips, mips64el, mipsel, powerpc, ppc64, ppc64le, riscv64,
+##                 s390x, sparc64; and um, for the benchmark
+## CONFIG=debug    a kernel with more options, or kcsan: test, test-pvmdump, demo
+## LINUX=path      a kernel tree of your own instead of Debian's source, to build, test or
+##                 mail on; with BASE=7.3, it may be a newer one
+## SERIES=gup      a series of its own, on top, or vmsplice; for 7.3: lint, check-commits,
+##                 tree, refresh, series
+## SIGNOFF=1       add your Signed-off-by: series, man-patch
+## ASSISTED_BY=    add that tag, for tools that wrote parts: series, man-patch
+## FRESH=1         run what has passed before, too: check, check-all, criu-check, test -R
+## LANES=2         how many cells check and check-all run at a time
+## JOBS=n          for make; the number of CPUs, if it is not set
+## ACCEL=kvm       boot guests with KVM instead of emulation
+## XDG_CACHE_HOME  where sources and builds are kept: ~/.cache
 
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
