@@ -147,7 +147,7 @@ criu-refresh:
 ##                 check-headers, check-commits, tree, refresh, fetch, series
 ## ARCH=x86_64     the guest's machine: test, test-pvmdump. Besides x86_64: alpha, arm, arm64,
 ##                 i386, m68k, mips, mips64el, mipsel, powerpc, ppc64, ppc64le, riscv64,
-##                 s390x, sparc64; and um, for the benchmark
+##                 s390x, sparc64
 ## CONFIG=debug    a kernel with more options, or kcsan: test, test-pvmdump, demo
 ## LINUX=path      a kernel tree of your own instead of Debian's source, to build, test or
 ##                 mail on; with BASE=7.3, it may be a newer one
@@ -155,7 +155,7 @@ criu-refresh:
 ##                 tree, refresh, series
 ## SIGNOFF=1       add your Signed-off-by: series, man-patch
 ## ASSISTED_BY=    add that tag, for tools that wrote parts: series, man-patch
-## FRESH=1         run what has passed before, too: check, check-all, criu-check, test -R
+## FRESH=1         run what has passed before, too: check, check-all, criu-check
 ## LANES=2         how many cells check and check-all run at a time
 ## JOBS=n          for make; the number of CPUs, if it is not set
 ## ACCEL=kvm       boot guests with KVM instead of emulation
