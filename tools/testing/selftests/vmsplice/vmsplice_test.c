@@ -7,7 +7,9 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
+#include <linux/memfd.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -17,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -44,6 +47,14 @@ static int in_pipe(int fd)
 
 	ioctl(fd, FIONREAD, &n);
 	return n;
+}
+
+/* Unlike FIONREAD, poll() does not wait for pipe->mutex. */
+static bool is_readable(int fd)
+{
+	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+
+	return poll(&pfd, 1, 0) == 1;
 }
 
 static unsigned char *map(size_t len, int prot, int flags, int fd)
@@ -88,11 +99,12 @@ static bool reads_pattern(int fd, size_t from, size_t len)
 	return true;
 }
 
-/* A thread that makes one call. */
+/* A thread that makes one call: vmsplice(), or read(), or splice() to @to. */
 struct caller {
 	pthread_t thread;
 	pid_t tid;
-	int fd;
+	enum { VMSPLICE, READ, SPLICE } call;
+	int fd, to;
 	void *mem;
 	size_t len;
 	ssize_t ret;
@@ -103,14 +115,24 @@ static void *caller_main(void *arg)
 	struct caller *c = arg;
 
 	__atomic_store_n(&c->tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
-	c->ret = vms(c->fd, c->mem, c->len, 0);
+	if (c->call == VMSPLICE)
+		c->ret = vms(c->fd, c->mem, c->len, 0);
+	else if (c->call == READ)
+		c->ret = read(c->fd, c->mem, c->len);
+	else
+		c->ret = splice(c->fd, NULL, c->to, NULL, c->len, 0);
 	return NULL;
+}
+
+static bool start_caller(struct caller *c)
+{
+	return !pthread_create(&c->thread, NULL, caller_main, c);
 }
 
 static bool start(struct caller *c, int fd, void *mem, size_t len)
 {
 	*c = (struct caller) { .fd = fd, .mem = mem, .len = len };
-	return !pthread_create(&c->thread, NULL, caller_main, c);
+	return start_caller(c);
 }
 
 static ssize_t finish(struct caller *c)
@@ -118,8 +140,8 @@ static ssize_t finish(struct caller *c)
 	return pthread_join(c->thread, NULL) ? -EINVAL : c->ret;
 }
 
-/* Until the thread sleeps, which it does in the call only. */
-static void wait_asleep(struct caller *c)
+/* Until the thread sleeps where a signal can wake it: in the call only. */
+static bool wait_asleep(struct caller *c)
 {
 	char path[64], state = 0;
 	pid_t tid;
@@ -127,15 +149,17 @@ static void wait_asleep(struct caller *c)
 	while (!(tid = __atomic_load_n(&c->tid, __ATOMIC_ACQUIRE)))
 		sched_yield();
 	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
-	while (state != 'S' && state != 'D') {
+	while (state != 'S') {
 		FILE *f = fopen(path, "r");
+		bool ok = f && fscanf(f, "%*d (%*[^)]) %c", &state) == 1;
 
-		if (!f || fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
-			state = 'S';
 		if (f)
 			fclose(f);
+		if (!ok)
+			return false;
 		sched_yield();
 	}
+	return true;
 }
 
 static void handler(int sig)
@@ -313,7 +337,7 @@ TEST_F(vmsplice, waits_for_the_first_slot_only)
 	ASSERT_EQ(vms(self->p[1], self->mem, self->full, 0),
 		  (ssize_t)self->full);
 	ASSERT_TRUE(start(&c, self->p[1], self->mem, 2 * page_size));
-	wait_asleep(&c);
+	ASSERT_TRUE(wait_asleep(&c));
 	EXPECT_TRUE(reads_pattern(self->p[0], 0, page_size));
 	EXPECT_EQ(finish(&c), (ssize_t)page_size);
 	EXPECT_TRUE(reads_pattern(self->p[0], page_size,
@@ -329,7 +353,7 @@ TEST_F(vmsplice, a_signal_ends_the_wait)
 	ASSERT_EQ(vms(self->p[1], self->mem, self->full, 0),
 		  (ssize_t)self->full);
 	ASSERT_TRUE(start(&c, self->p[1], self->mem, page_size));
-	wait_asleep(&c);
+	ASSERT_TRUE(wait_asleep(&c));
 	pthread_kill(c.thread, SIGUSR1);
 	EXPECT_EQ(finish(&c), -EINTR);
 	EXPECT_EQ(in_pipe(self->p[0]), (int)self->full);
@@ -369,7 +393,7 @@ TEST_F(vmsplice, is_passed_on)
 	close(fd);
 }
 
-/* A pipe for several batches, and a reader that wants its mutex often. */
+/* The pages of a large pipe, and a reader that wants its mutex often. */
 #define MANY		256
 #define ROUNDS		200
 
@@ -384,30 +408,54 @@ static void *reader_main(void *arg)
 	return (void *)left;
 }
 
-TEST_F_TIMEOUT(vmsplice, inserts_all_that_there_is_room_for, 120)
+/* Neither less, nor what the reader makes room for during the call. */
+TEST_F_TIMEOUT(vmsplice, inserts_all_that_there_was_room_for, 120)
 {
 	ssize_t len = MANY * page_size;
-	unsigned char *mem = map_anon(len);
-	unsigned int whole = 0;
+	unsigned char *mem = map_anon(2 * len);
 	pthread_t reader;
 	void *left;
 
 	ASSERT_NE(mem, NULL);
-	set_pattern(mem, len);
+	set_pattern(mem, 2 * len);
 	ASSERT_EQ(fcntl(self->p[1], F_SETPIPE_SZ, len), len);
 	ASSERT_EQ(pthread_create(&reader, NULL, reader_main, &self->p[0]), 0);
 	for (int i = 0; i < ROUNDS; i++) {
-		ssize_t n = vms(self->p[1], mem, len, 0);
-
-		whole += n == len;
-		for (; n >= 0 && n < len; n += write(self->p[1], mem, len - n))
-			;
+		ASSERT_EQ(vms(self->p[1], mem, 2 * len, 0), len);
 		while (in_pipe(self->p[0]) > 0)
 			sched_yield();
 	}
-	EXPECT_EQ(whole, (unsigned int)ROUNDS);
 	pthread_join(reader, &left);
 	EXPECT_EQ(left, NULL);
+}
+
+/* Memory that others have, too: copies, if there are any, take time. */
+static unsigned char *map_shared(size_t len)
+{
+	unsigned char *mem = map(len, PROT_READ | PROT_WRITE,
+				 MAP_SHARED | MAP_ANONYMOUS, -1);
+
+	if (mem)
+		set_pattern(mem, len);
+	return mem;
+}
+
+/* A reader that waits sees all that one call inserts, or nothing. */
+TEST_F(vmsplice, is_seen_as_a_whole)
+{
+	ssize_t len = MANY * page_size;
+	struct caller c = { .call = READ, .fd = self->p[0], .len = len };
+	unsigned char *mem = map_shared(len);
+
+	c.mem = map_anon(len);
+	ASSERT_NE(mem, NULL);
+	ASSERT_NE(c.mem, NULL);
+	set_pattern(c.mem, len);
+	ASSERT_EQ(fcntl(self->p[1], F_SETPIPE_SZ, len), len);
+	ASSERT_TRUE(start_caller(&c));
+	ASSERT_TRUE(wait_asleep(&c));
+	EXPECT_EQ(vms(self->p[1], mem, len, 0), len);
+	EXPECT_EQ(finish(&c), len);
 }
 
 /* A read() or write() that must not block still need not, after vmsplice(). */
@@ -459,18 +507,81 @@ TEST_F(vmsplice, a_fault_keeps_nobody_from_the_pipe)
 		SKIP(return, "no userfaultfd: %s", strerror(errno));
 	ASSERT_TRUE(start(&c, self->p[1], self->mem, 3 * page_size));
 	ASSERT_EQ(read(uffd, &msg, sizeof(msg)), (ssize_t)sizeof(msg));
-	EXPECT_TRUE(reads_pattern(self->p[0], 0, page_size));
 	ASSERT_EQ(write(self->p[1], "x", 1), 1);
 	ASSERT_EQ(read(self->p[0], buf, sizeof(buf)), 1);
 
 	ASSERT_TRUE(provide(uffd, second));
 	EXPECT_EQ(finish(&c), (ssize_t)(3 * page_size));
+	EXPECT_TRUE(reads_pattern(self->p[0], 0, page_size));
 	for (size_t i = 0; i < page_size; i += sizeof(buf)) {
 		ASSERT_EQ(read(self->p[0], buf, sizeof(buf)),
 			  (ssize_t)sizeof(buf));
 		EXPECT_EQ(memcmp(buf, zero, sizeof(buf)), 0);
 	}
 	EXPECT_TRUE(reads_pattern(self->p[0], 2 * page_size, page_size));
+	close(uffd);
+}
+
+/* Nor does it show a part of what the call inserts. */
+TEST_F(vmsplice, a_fault_lets_nobody_see_half)
+{
+	unsigned char *second = self->mem + page_size;
+	int uffd = register_missing(second);
+	struct uffd_msg msg;
+	struct caller c;
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	ASSERT_TRUE(start(&c, self->p[1], self->mem, 3 * page_size));
+	ASSERT_EQ(read(uffd, &msg, sizeof(msg)), (ssize_t)sizeof(msg));
+	EXPECT_FALSE(is_readable(self->p[0]));
+	ASSERT_TRUE(provide(uffd, second));
+	EXPECT_EQ(finish(&c), (ssize_t)(3 * page_size));
+	EXPECT_TRUE(is_readable(self->p[0]));
+	close(uffd);
+}
+
+/*
+ * splice() holds pipe->mutex while it waits for room in a socket. If the caller
+ * is the one who will make it, vmsplice() must not wait for the mutex any more
+ * once somebody can see what it has inserted. So it comes back while the socket
+ * is full, whether or not there was a fault.
+ */
+TEST_F(vmsplice, comes_back_to_who_empties_the_socket)
+{
+	unsigned char *second = self->mem + page_size, buf[4096] = { };
+	struct caller to_socket = { .call = SPLICE, .fd = self->p[0] }, c;
+	int uffd = register_missing(second), sk[2];
+	struct uffd_msg msg;
+	size_t filled = 0;
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, sk), 0);
+	for (ssize_t n; (n = send(sk[0], buf, sizeof(buf), MSG_DONTWAIT)) > 0;)
+		filled += n;
+	ASSERT_EQ(errno, EAGAIN);
+	to_socket.to = sk[0];
+	to_socket.len = 3 * page_size;
+	ASSERT_TRUE(start_caller(&to_socket));
+	ASSERT_TRUE(wait_asleep(&to_socket));
+
+	ASSERT_TRUE(start(&c, self->p[1], self->mem, 3 * page_size));
+	ASSERT_EQ(read(uffd, &msg, sizeof(msg)), (ssize_t)sizeof(msg));
+	/* If splice() has seen something, let it get to the socket. */
+	usleep(300000);
+	ASSERT_TRUE(provide(uffd, second));
+	ASSERT_EQ(finish(&c), (ssize_t)(3 * page_size));
+
+	for (ssize_t n; filled; filled -= n) {
+		n = read(sk[1], buf, filled < sizeof(buf) ? filled :
+			 sizeof(buf));
+		ASSERT_GT(n, 0);
+	}
+	EXPECT_TRUE(reads_pattern(sk[1], 0, page_size));
+	EXPECT_EQ(finish(&to_socket), (ssize_t)(3 * page_size));
+	close(sk[0]);
+	close(sk[1]);
 	close(uffd);
 }
 
@@ -495,49 +606,24 @@ TEST_F(vmsplice, a_signal_ends_nothing_else)
 
 /*
  * Whose memory may be in a pipe. What is mapped is @mem; who else has it sees
- * it as @alias, or is a child.
+ * it as @alias.
  */
 FIXTURE(memory) {
 	int p[2], fd;
 	size_t len;
 	unsigned char *mem, *alias;
-	pid_t child;
-	int ask, answer;	/* the child's */
 };
 
-enum kind { OWN, FORKED, FILE_PRIVATE, FILE_SHARED, HUGETLB };
+enum kind { OWN, FILE_PRIVATE, FILE_SHARED, HUGETLB };
 
 FIXTURE_VARIANT(memory) {
 	enum kind kind;
 };
 
 FIXTURE_VARIANT_ADD(memory, own) { .kind = OWN };
-FIXTURE_VARIANT_ADD(memory, forked) { .kind = FORKED };
 FIXTURE_VARIANT_ADD(memory, file_private) { .kind = FILE_PRIVATE };
 FIXTURE_VARIANT_ADD(memory, file_shared) { .kind = FILE_SHARED };
 FIXTURE_VARIANT_ADD(memory, hugetlb) { .kind = HUGETLB };
-
-/* Says what it has at *mem, once. */
-static pid_t start_child(const unsigned char *mem, int *ask, int *answer)
-{
-	int q[2], a[2];
-	pid_t pid;
-	char c;
-
-	if (pipe(q) || pipe(a))
-		return -1;
-	pid = fork();
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(q[1]);
-		if (read(q[0], &c, 1) != 1 || write(a[1], mem, 1) != 1)
-			_exit(1);
-		_exit(0);
-	}
-	*ask = q[1];
-	*answer = a[0];
-	return pid;
-}
 
 /* A file that one may only read, as libraries are. */
 static int open_read_only(int fd)
@@ -558,18 +644,15 @@ FIXTURE_SETUP(memory)
 	self->fd = -1;
 	self->len = huge ? HUGE : page_size;
 	ASSERT_EQ(pipe(self->p), 0);
-	if (variant->kind <= FORKED) {
+	if (variant->kind == OWN) {
 		self->mem = map_anon(self->len);
 		ASSERT_NE(self->mem, NULL);
 		self->alias = self->mem;
 		memset(self->mem, 'a', self->len);
-		if (variant->kind == FORKED)
-			self->child = start_child(self->mem, &self->ask,
-						  &self->answer);
-		ASSERT_GE(self->child, 0);
 		return;
 	}
-	self->fd = memfd_create("vmsplice", huge ? MFD_HUGETLB : 0);
+	self->fd = memfd_create("vmsplice",
+				huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
 	if (self->fd < 0)
 		SKIP(return, "memfd_create: %s", strerror(errno));
 	ASSERT_EQ(ftruncate(self->fd, self->len), 0);
@@ -590,8 +673,6 @@ FIXTURE_TEARDOWN(memory)
 {
 	close(self->p[0]);
 	close(self->p[1]);
-	if (self->child > 0)
-		kill(self->child, SIGKILL);
 	if (self->fd >= 0) {
 		munmap(self->mem, self->len);
 		munmap(self->alias, self->len);
@@ -639,7 +720,6 @@ static int open_scribble(void)
 TEST_F(memory, that_is_others_cannot_be_written_through_a_pipe)
 {
 	int fd = open_scribble();
-	char c = 0;
 
 	if (fd < 0)
 		SKIP(return, "no module splice_scribble");
@@ -649,12 +729,49 @@ TEST_F(memory, that_is_others_cannot_be_written_through_a_pipe)
 	ASSERT_EQ(splice(self->p[0], NULL, fd, NULL, page_size, 0),
 		  (ssize_t)page_size);
 	close(fd);
-	if (variant->kind == FORKED) {
-		ASSERT_EQ(write(self->ask, "?", 1), 1);
-		ASSERT_EQ(read(self->answer, &c, 1), 1);
-		EXPECT_EQ(c, 'a');
-	}
 	EXPECT_EQ(self->alias[0], variant->kind == OWN ? 'X' : 'a');
+}
+
+/* Says what it has at *mem, once. */
+static pid_t start_child(const unsigned char *mem, int *ask, int *answer)
+{
+	int q[2], a[2];
+	pid_t pid;
+	char c;
+
+	if (pipe(q) || pipe(a))
+		return -1;
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(q[1]);
+		if (read(q[0], &c, 1) != 1 || write(a[1], mem, 1) != 1)
+			_exit(1);
+		_exit(0);
+	}
+	*ask = q[1];
+	*answer = a[0];
+	return pid;
+}
+
+TEST_F(vmsplice, a_childs_memory_cannot_be_written_through_a_pipe)
+{
+	int fd = open_scribble(), ask, answer;
+	unsigned char c = 0;
+	pid_t pid;
+
+	if (fd < 0)
+		SKIP(return, "no module splice_scribble");
+	pid = start_child(self->mem + 1, &ask, &answer);
+	ASSERT_GT(pid, 0);
+	ASSERT_EQ(vms(self->p[1], self->mem + 1, 1, 0), 1);
+	ASSERT_EQ(splice(self->p[0], NULL, fd, NULL, 1, 0), 1);
+	ASSERT_EQ(write(ask, "?", 1), 1);
+	ASSERT_EQ(read(answer, &c, 1), 1);
+	EXPECT_EQ(c, 1);
+	EXPECT_EQ(self->mem[1], 1);
+	EXPECT_EQ(waitpid(pid, NULL, 0), pid);
+	close(fd);
 }
 
 TEST_HARNESS_MAIN
