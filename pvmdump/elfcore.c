@@ -376,13 +376,13 @@ static void add_files(struct core *core, const struct memmap *map)
 	size_t nr = 0;
 
 	for (size_t i = 0; i < map->nr; i++)
-		nr += !!map->mappings[i].inode;
+		nr += !!map->mappings[i].device;
 	put_word(core, &b, nr);
 	put_word(core, &b, page);
 	for (size_t i = 0; i < map->nr; i++) {
 		const struct mapping *m = &map->mappings[i];
 
-		if (!m->inode)
+		if (!m->device)
 			continue;
 		put_word(core, &b, m->range.start);
 		put_word(core, &b, m->range.end);

@@ -212,7 +212,7 @@ static unsigned long filter_bits(const struct mapping *m)
 		return is_shared(m) ? HUGE_SHARED : HUGE_PRIVATE;
 	if (is_shared(m))
 		return is_deleted(m) ? ANON_SHARED : FILE_SHARED;
-	if (!m->inode)
+	if (!m->device)
 		return ANON_PRIVATE;
 	return FILE_PRIVATE | (is_written(m) || is_deleted(m) ? ANON_PRIVATE : 0);
 }
@@ -232,7 +232,7 @@ static bool starts_elf_file(const struct source *s, const struct mapping *m)
 {
 	char magic[4];
 
-	return m->inode && !m->offset && !is_shared(m) && m->perms[0] == 'r' &&
+	return m->device && !m->offset && !is_shared(m) && m->perms[0] == 'r' &&
 	       pread(s->mem, magic, 4, m->range.start) == 4 && !memcmp(magic, "\177ELF", 4);
 }
 
@@ -342,9 +342,18 @@ static bool find_file(const struct source *s, const struct mapping *m, char *pat
 /* Opening it must not end a lease: the holder may be the process itself, which that kills. */
 static int open_file(const struct mapping *m, const char *path)
 {
+	struct stat st;
+	int fd;
+
 	if (has_lease(m))
 		return -1;
-	return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	/* What the process has put there since it was looked at is not its memory. */
+	if (fd >= 0 && (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_ino != m->inode)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
 }
 
 /* Behind the end of the file, there is no memory. */
@@ -393,7 +402,12 @@ static void add_file(const struct source *s, struct mapping *m, int fd)
 		unsigned long long start = m->range.start + (data & -s->page) - m->offset;
 
 		hole = lseek(fd, data, SEEK_HOLE);
-		if (hole < 0 || start >= m->zero_end)
+		/* It may have been punched just now; or that is not known. */
+		if (hole <= data) {
+			errno = hole < 0 ? errno : EIO;
+			break;
+		}
+		if (start >= m->zero_end)
 			return;
 		len = m->range.start + ((hole + s->page - 1) & -s->page) - m->offset;
 		ranges_add(&m->content, start, len < m->zero_end ? len : m->zero_end);
@@ -447,7 +461,7 @@ static int find_content(const struct source *s, struct mapping *m)
 		add_whole(m);
 		return 0;
 	}
-	if (!m->inode || has_flag(m, " ht") || has_flag(m, " ui"))
+	if (!m->device || has_flag(m, " ht") || has_flag(m, " ui"))
 		return add_touched(s, m);
 	found = find_file(s, m, path, &st);
 	/* A device, where open() may do more than open, or what never was in a directory. */

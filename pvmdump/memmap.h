@@ -40,8 +40,8 @@ enum fate {
  * struct mapping - a line of /proc/PID/smaps, and what is to be found there
  * @range: its addresses
  * @offset: where it starts in its file
- * @inode: of the file; 0 without one
- * @device: where that is
+ * @inode: of the file; SysV shared memory can have 0
+ * @device: where that is; 0 without a file
  * @resident: bytes in memory or in swap
  * @anon: how many of these are the process's own
  * @perms: rwxp

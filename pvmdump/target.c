@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
+#include <ctype.h>
 #include <dirent.h>
 #include <err.h>
 #include <errno.h>
@@ -42,10 +43,12 @@ static bool read_text(pid_t tid, const char *name, char *text, size_t size)
 
 bool read_task(pid_t tid, struct task *t)
 {
-	char text[1024], *end;
+	char text[1024], name[32], *end;
 
 	*t = (struct task){};
-	if (!read_text(tid, "stat", text, sizeof(text)))
+	/* That of the thread: /proc/TID/stat sums what all threads of the process have used. */
+	snprintf(name, sizeof(name), "task/%d/stat", tid);
+	if (!read_text(tid, name, text, sizeof(text)))
 		return false;
 	/* The name can have anything in it. */
 	end = strrchr(text, ')');
@@ -53,6 +56,10 @@ bool read_task(pid_t tid, struct task *t)
 		return false;
 	*end = 0;
 	snprintf(t->comm, sizeof(t->comm), "%s", strchr(text, '(') + 1);
+	/* It is shown on terminals. */
+	for (char *c = t->comm; *c; c++)
+		if (iscntrl((unsigned char)*c))
+			*c = '?';
 	return sscanf(end + 1, " %c %d %d %d %*d %*d %lu %*u %*u %*u %*u %llu %llu %llu %llu %*d %d",
 		      &t->state, &t->ppid, &t->pgrp, &t->sid, &t->flags, &t->utime, &t->stime,
 		      &t->cutime, &t->cstime, &t->nice) == 10;
