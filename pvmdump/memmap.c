@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
 #include <ctype.h>
+#include <dirent.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -130,6 +131,13 @@ static void add_mapping(struct memmap *map, char *line)
 		errx(EXIT_FAILURE, "can't parse this line of maps: %s", line);
 	m.device = makedev(major, minor);
 	m.name = file_name(line + name, m.inode);
+	/* What changes while it is read may be listed again, from an earlier address on. */
+	while (map->nr && map->mappings[map->nr - 1].range.end > m.range.start) {
+		struct range *last = &map->mappings[map->nr - 1].range;
+
+		last->end = m.range.start;
+		map->nr -= last->start >= last->end;
+	}
 	map->mappings = grow(map->mappings, map->nr, sizeof(m));
 	map->mappings[map->nr++] = m;
 }
@@ -324,6 +332,25 @@ static bool has_lease(const struct mapping *m)
 	return found;
 }
 
+/* A memfd that is still open: whoever may trace the process gets it from there. */
+static bool find_open(const struct source *s, const struct mapping *m, char *path,
+		      struct stat *st)
+{
+	struct dirent *entry;
+	bool found = false;
+	DIR *dir;
+
+	snprintf(path, PATH_MAX, "/proc/%d/fd", s->tid);
+	dir = opendir(path);
+	while (dir && !found && (entry = readdir(dir))) {
+		snprintf(path, PATH_MAX, "/proc/%d/fd/%s", s->tid, entry->d_name);
+		found = !stat(path, st) && st->st_ino == m->inode && st->st_dev == m->device;
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
 /*
  * The file of a mapping, also if it is deleted or has no name: only the privileged get
  * it from map_files. By its name, it can be that of another mount namespace.
@@ -333,7 +360,7 @@ static bool find_file(const struct source *s, const struct mapping *m, char *pat
 {
 	snprintf(path, PATH_MAX, "/proc/%d/map_files/%llx-%llx", s->tid,
 		 m->range.start, m->range.end);
-	if (!stat(path, st))
+	if (!stat(path, st) || find_open(s, m, path, st))
 		return true;
 	return snprintf(path, PATH_MAX, "%s", m->name) < PATH_MAX && !stat(path, st) &&
 	       st->st_ino == m->inode && st->st_dev == m->device;

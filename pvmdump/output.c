@@ -71,6 +71,9 @@ static int connect_to(const char *host, const char *port)
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list, *a;
 	int ret, fd = -1;
 
+	/* getaddrinfo() would take the lower 16 bits. */
+	if (strtoul(port, NULL, 10) > 65535)
+		errx(EXIT_FAILURE, "there is no port %s", port);
 	ret = getaddrinfo(host, port, &hints, &list);
 	if (ret)
 		errx(EXIT_FAILURE, "host %s: %s (a file of that name is ./%s:%s)", host,

@@ -372,10 +372,9 @@ static bool seize_threads(struct threads *threads, pid_t pid, bool must, bool *f
 	return ok;
 }
 
-static void wait_for_threads(struct threads *threads)
+static void wait_for_threads(struct threads *threads, double started)
 {
 	static const struct timespec moment = { .tv_nsec = 10000000 };
-	double started = now();
 	bool quiet = false;
 	sigset_t child;
 
@@ -388,12 +387,13 @@ static void wait_for_threads(struct threads *threads)
 
 bool hold_process(struct threads *threads, pid_t pid, bool must)
 {
+	double started = now();
 	bool found = true, ok = true;
 
 	/* Threads may start others until the last of them is held. */
 	while (found && ok) {
 		ok = seize_threads(threads, pid, must, &found);
-		wait_for_threads(threads);
+		wait_for_threads(threads, started);
 	}
 	if (!ok && must)
 		exit(EXIT_FAILURE);
