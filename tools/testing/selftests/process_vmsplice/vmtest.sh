@@ -141,9 +141,7 @@ run_machine() {
 	[ "$status" = 0 ] || fail "${command[0]} failed: $(tail -n 5 "$run_dir/console.log")"
 }
 
-signs_of_trouble() {
-	grep -nE "$trouble" "$1" | grep -v 'Command line:'
-}
+signs_of_trouble() { grep -nE "$trouble" "$1" | grep -v 'Command line:'; }
 
 # $1 is how the guest ended.
 check_count() { [[ $1 != *" pass:0 "* ]] || fail "no test ran"; }
