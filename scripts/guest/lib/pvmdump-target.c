@@ -393,7 +393,7 @@ static void names(void)
 	map_name("/tmp/not\\012one");
 }
 
-/* A file that only the privileged can open: 2.5 GiB of nothing. */
+/* A file that only the privileged can open, as nobody has it open: 2.5 GiB of nothing. */
 static void large(void)
 {
 	int fd = memfd_create("large", 0);
@@ -401,6 +401,7 @@ static void large(void)
 	if (ftruncate64(fd, 5LL << 29))
 		err(1, "ftruncate");
 	strcpy(map((size_t)(5ULL << 29), MAP_SHARED | MAP_NORESERVE, fd), "in-large");
+	close(fd);
 }
 
 /* The same, of which nobody will ever bring what is between the first page and the last. */
@@ -416,6 +417,7 @@ static void missing(void)
 	p = map(LEN, MAP_SHARED, fd);
 	strcpy(p, "in-missing");
 	strcpy(p + LEN - PAGE, "in-missing");
+	close(fd);
 	range.range.start = (unsigned long)p;
 	range.range.len = LEN;
 	if (ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &range))
