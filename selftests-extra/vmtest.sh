@@ -248,10 +248,13 @@ all_tests() {
 	make -s -C "$extra" --no-print-directory SELFTESTS="$here/.." print-tests
 }
 
-# The file that has the totals of the test $2 of the ABI $1, if that has passed.
+# The file that has the totals of the test $2 of the ABI $1, if that has passed: the same
+# kernel and program, on the same machine, judged by the same scripts.
 passed_file() {
 	sha256sum "$build_dir/$KERNEL_IMAGE" "$init" "$build_dir/tests/$1/$2" \
-		"$build_dir/vmtest.config" - <<<"$append $machine_options $memory $cpus" |
+		"$build_dir/vmtest.config" "$here/vmtest.sh" "$extra/vmtest.sh" \
+		"$(conf_file "$arch")" - \
+		<<<"$append $machine_options $memory $cpus ${ACCEL:-} $expect_skip" |
 		sha256sum | sed "s|^\([0-9a-f]*\).*|$build_dir/passed/$1-$2-\1|"
 }
 

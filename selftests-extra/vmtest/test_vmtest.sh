@@ -52,7 +52,7 @@ left_out() {
 }
 
 ktap_print_header
-ktap_set_plan 25
+ktap_set_plan 26
 guest good	0 'PASS: pass:1 fail:0'
 guest hang	1 'FAIL: no end after 15 seconds' -T 15
 guest panic	1 'FAIL: the kernel log has signs of trouble'
@@ -85,6 +85,7 @@ cp "$misbehave" "${misbehave%/*}/good"
 cp "$misbehave" "${misbehave%/*}/fail"
 left_out not_passed_yet 0 'PASS: pass:1 fail:0' good
 left_out passed_before 0 'good, .*: passed before' good
+left_out should_skip 1 'FAIL: not all tests skipped: pass:1' good -S
 left_out other_memory 0 'PASS: pass:1 fail:0' good -m 700M
 left_out failed 1 'FAIL: some tests failed: pass:0 fail:1' fail
 left_out failed_before 1 'FAIL: some tests failed: pass:0 fail:1' fail
