@@ -4,6 +4,7 @@
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/sockios.h>
 #include <netdb.h>
 #include <poll.h>
@@ -14,17 +15,24 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "pvmdump.h"
 
 /* For signal handlers and atexit(). */
 static char *unfinished;
+static timer_t last_moment;
 
+/* The process may serve the file system: it has to be let go, whatever becomes of this. */
 void output_abandon(void)
 {
-	if (unfinished)
-		unlink(unfinished);
+	static const struct itimerspec moment = { .it_value.tv_sec = 2 };
+
+	if (!unfinished)
+		return;
+	timer_settime(last_moment, 0, &moment, NULL);
+	unlink(unfinished);
 }
 
 static void die_by(int signal)
@@ -41,7 +49,10 @@ static void remove_at_end(void)
 	};
 	struct sigaction old;
 	struct sigaction action = { .sa_handler = die_by, .sa_flags = SA_RESETHAND | SA_NODEFER };
+	struct sigevent end = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL };
 
+	if (timer_create(CLOCK_MONOTONIC, &end, &last_moment))
+		err(EXIT_FAILURE, "can't make a timer");
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 		if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
 			sigaction(signals[i], &action, NULL);
@@ -112,19 +123,29 @@ static char *find_name(const char *name)
 	return path;
 }
 
+/* As much of a path as leaves room for the seven bytes that mkstemp() wants. */
+static int short_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	size_t start = slash ? slash + 1 - path : 0, max = start + NAME_MAX - 7;
+
+	return strlen(path) < max ? strlen(path) : max;
+}
+
 /* Memory is as private as the process: mkstemp() gives it the mode 0600. */
 static int open_beside(struct output *out, const char *name)
 {
 	int fd;
 
 	out->name = find_name(name);
-	if (!out->name || asprintf(&out->temp, "%s.XXXXXX", out->name) < 0)
+	if (!out->name || asprintf(&out->temp, "%.*s.XXXXXX", short_name(out->name), out->name) < 0)
 		err(EXIT_FAILURE, "out of memory");
+	remove_at_end();
+	umask(077);
 	fd = mkstemp(out->temp);
 	if (fd < 0)
 		err(EXIT_FAILURE, "%s: can't make a file beside it", name);
 	unfinished = out->temp;
-	remove_at_end();
 	return fd;
 }
 
@@ -135,7 +156,8 @@ static int open_output(struct output *out, const char *name)
 	char *host;
 	int fd;
 
-	if (!strcmp(name, "-")) {
+	/* To open that would forget the offset, or O_APPEND. */
+	if (!strcmp(name, "-") || !strcmp(name, "/dev/stdout")) {
 		fd = fcntl(STDOUT_FILENO, F_GETFL);
 		if (fd < 0 || (fd & O_ACCMODE) == O_RDONLY)
 			errx(EXIT_FAILURE, "standard output is closed, or can't be written to");

@@ -19,8 +19,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "pvmdump.h"
@@ -56,7 +58,6 @@
  * @lost: what could not be read
  * @calls: how many calls it took; @hidden: how many bytes came from @mem
  * @tries: of finding a thread that has not ended
- * @clock: the thread that ends it after @timeout
  * @started, @held: when, and for how long the process was stopped
  */
 struct dump {
@@ -65,7 +66,6 @@ struct dump {
 	unsigned int flags;
 	bool stop, all, quiet, copy;
 	unsigned int timeout;
-	pthread_t clock;
 	struct output out;
 	struct core core;
 	struct memmap map;
@@ -322,73 +322,33 @@ static void ignore_stops(bool ignore)
 }
 
 /* First of all, the process has to be let go: no message may block that. */
-static void *run_out_of_time(void *arg)
+static void __attribute__((noreturn)) run_out_of_time(void)
 {
 	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
 	struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
-	struct dump *d = arg;
 
-	sleep(d->timeout);
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-	output_abandon();
 	if (poll(&pollfd, 1, 0) > 0 && write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
 		_exit(EXIT_FAILURE);
+	output_abandon();
 	_exit(EXIT_FAILURE);
-}
-
-/* A thread, as no signal's handler runs while the other one waits for a page. */
-static void start_clock(struct dump *d)
-{
-	errno = d->timeout ? pthread_create(&d->clock, NULL, run_out_of_time, d) : 0;
-	if (errno)
-		err(EXIT_FAILURE, "can't start a thread");
-}
-
-static void stop_clock(struct dump *d)
-{
-	if (d->timeout && !pthread_cancel(d->clock))
-		pthread_join(d->clock, NULL);
 }
 
 static void hold(struct dump *d)
 {
-	double started = now();
-
 	ignore_stops(true);
-	start_clock(d);
+	d->held = now();
 	if (hold_process(&d->threads, d->pid, d->stop))
 		d->no_registers = core_add_threads(&d->core, d->pid, &d->threads);
 	else
 		d->no_registers = 1;
 	d->nr_threads = d->threads.nr;
-	d->held = started;
 }
 
 static void release(struct dump *d)
 {
 	release_process(&d->threads);
-	stop_clock(d);
 	ignore_stops(false);
 	d->held = now() - d->held;
-}
-
-static void *hold_and_release(void *arg)
-{
-	hold(arg);
-	release(arg);
-	return NULL;
-}
-
-/* By a thread: when that ends, what does not stop is let go as well. */
-static void read_registers(struct dump *d)
-{
-	pthread_t thread;
-
-	errno = pthread_create(&thread, NULL, hold_and_release, d);
-	if (!errno)
-		errno = pthread_join(thread, NULL);
-	if (errno)
-		err(EXIT_FAILURE, "can't start a thread");
 }
 
 /* One that can't end: some kernels give what is not readable only by that of a tracee. */
@@ -424,14 +384,8 @@ static void find_memory(struct dump *d)
 	d->tries = 0;
 }
 
-static void dump(struct dump *d)
+static void write_core(struct dump *d)
 {
-	if (d->stop) {
-		hold(d);
-		open_held(d);
-	} else {
-		read_registers(d);
-	}
 	check_same(d);
 	find_memory(d);
 	while (!core_add_process(&d->core, d->pid, d->tid, &d->map))
@@ -443,8 +397,48 @@ static void dump(struct dump *d)
 	check_same(d);
 	show_copy(d, true);
 	output_finish(&d->out);
-	if (d->stop)
-		release(d);
+}
+
+static void *do_held(void *arg)
+{
+	struct dump *d = arg;
+
+	hold(d);
+	if (d->stop) {
+		open_held(d);
+		write_core(d);
+	}
+	release(d);
+	return NULL;
+}
+
+/*
+ * By a thread: when it ends, threads of the process that have not stopped are let go as
+ * well; and while it waits for a page, it could not watch the time.
+ */
+static void hold_in_time(struct dump *d)
+{
+	struct timespec end;
+	pthread_t thread;
+
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	end.tv_sec += d->timeout;
+	errno = pthread_create(&thread, NULL, do_held, d);
+	if (!errno && d->timeout)
+		errno = pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &end);
+	else if (!errno)
+		errno = pthread_join(thread, NULL);
+	if (errno == ETIMEDOUT)
+		run_out_of_time();
+	if (errno)
+		err(EXIT_FAILURE, "can't start a thread");
+}
+
+static void dump(struct dump *d)
+{
+	hold_in_time(d);
+	if (!d->stop)
+		write_core(d);
 	output_close(&d->out);
 }
 
@@ -575,16 +569,27 @@ static int parse_options(struct dump *d, int argc, char **argv)
 	return argc - optind == 2 ? -1 : usage(stderr, 2);
 }
 
-/* A file that is opened must not get the number of one of these. */
-static void open_standard(void)
+/*
+ * A file that is opened must not get the number of one of the standard ones; and what can't
+ * be opened because there are no more numbers would look like a process that has ended.
+ */
+static void reserve_descriptors(void)
 {
-	int fd;
+	struct rlimit limit;
+	int fd[16];
 
-	do
-		fd = open("/", O_PATH | O_CLOEXEC);
-	while (fd >= 0 && fd <= STDERR_FILENO);
-	if (fd >= 0)
-		close(fd);
+	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	for (size_t i = 0; i < 16; i++) {
+		fd[i] = open("/", O_PATH | O_CLOEXEC);
+		if (fd[i] < 0)
+			err(EXIT_FAILURE, "16 files can't be opened");
+	}
+	for (size_t i = 0; i < 16; i++)
+		if (fd[i] > STDERR_FILENO)
+			close(fd[i]);
 }
 
 int main(int argc, char **argv)
@@ -594,7 +599,7 @@ int main(int argc, char **argv)
 
 	if (status >= 0)
 		return status;
-	open_standard();
+	reserve_descriptors();
 	d.pid = parse_pid(argv[optind]);
 	if (!d.pid)
 		errx(2, "not a process id: %s", argv[optind]);

@@ -173,6 +173,19 @@ static void __attribute__((noreturn)) die_of_permission(pid_t pid)
 	     pid);
 }
 
+/* Why there is nothing to be read of it in /proc. */
+static void __attribute__((noreturn)) die_of_absence(pid_t pid)
+{
+	bool missing = errno == ENOENT || errno == ESRCH;
+
+	if (!missing && errno != EPERM && errno != EACCES)
+		err(EXIT_FAILURE, "/proc/%d", pid);
+	if (!missing || !kill(pid, 0) || errno == EPERM)
+		errx(EXIT_FAILURE, "process %d is hidden: /proc is mounted with hidepid: become its user, or root",
+		     pid);
+	errx(EXIT_FAILURE, "process %d: no such process", pid);
+}
+
 pid_t check_process(pid_t pid)
 {
 	char self[16] = "";
@@ -183,7 +196,7 @@ pid_t check_process(pid_t pid)
 	if (readlink("/proc/self", self, sizeof(self) - 1) < 0 || atoi(self) != getpid())
 		errx(EXIT_FAILURE, "/proc is not there, or of another pid namespace: mount one, or use nsenter -p -m");
 	if (!read_task(pid, &task))
-		errx(EXIT_FAILURE, "process %d: no such process", pid);
+		die_of_absence(pid);
 	if (read_status(pid, "\nTgid:") != pid)
 		errx(EXIT_FAILURE, "%d is a thread of process %ld: dump that", pid,
 		     read_status(pid, "\nTgid:"));
