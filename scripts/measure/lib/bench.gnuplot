@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # One of the plots of scripts/measure/lib/bench-report: name.dat becomes name.svg. A row of it is a
-# sink; each three columns after its name, low, middle and high, are a bar, which starts at 1.
+# sink; each three columns after its name, low, middle and high, are a bar, which starts at
+# `start`: the scale is linear if that is 0.
 
 set terminal svg noenhanced size 960,480 font "DejaVu Sans,13" background "white"
 set output name.".svg"
@@ -19,11 +20,11 @@ set title title font ",15"
 set border 3 lc rgb "#777777"
 set tics nomirror scale 0.5
 set grid ytics lc rgb "#dddddd" lt 1
-set logscale y 2
+if (start) set logscale y 2
 set format y "%g".unit
-set xrange [-0.5:4.5]
-set yrange [lowest:highest]
-set arrow from -0.5,1 to 4.5,1 nohead lw 1.5 lc rgb "#333333" front
+set xrange [-0.5:rows - 0.5]
+if (highest eq "*") { set yrange [lowest:*] } else { set yrange [lowest:real(highest)] }
+set arrow from -0.5,start to rows - 0.5,start nohead lw 1.5 lc rgb "#333333" front
 set style fill solid 1.0 noborder
 set key outside bottom center horizontal maxcols 3 samplen 1 spacing 1.4 reverse Left
 
@@ -33,7 +34,7 @@ mid(bar) = column(3 * bar)
 high(bar) = column(3 * bar + 1)
 color(bar) = int("0x".nth(colors, bar))
 plot for [b = 1:nr] data using (center($0, b)):(mid(b)): \
-		(center($0, b) - width / 2):(center($0, b) + width / 2):(1):(mid(b)) \
+		(center($0, b) - width / 2):(center($0, b) + width / 2):(start):(mid(b)) \
 		with boxxyerror lc rgb color(b) title nth(bars, b), \
 	for [b = 1:nr] data using (center($0, b)):(low(b)):(0):(high(b) - low(b)) \
 		with vectors nohead lw 1.5 lc rgb "#111111" notitle, \
