@@ -76,7 +76,8 @@ check-commits:
 
 ##
 ## Measurements (scripts/measure):
-## make bench      times, against what else there is, to out/bench/ (12 minutes)
+## make bench      times, against what else there is, to out/bench/ (12 minutes); with
+##                 ACCEL=kvm on hardware, with huge pages, to out/bench-kvm/
 bench:
 	@scripts/measure/bench
 
