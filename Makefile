@@ -76,7 +76,7 @@ check-commits:
 
 ##
 ## Measurements (scripts/measure):
-## make bench      times, against what else there is, to out/bench/ (12 minutes); with
+## make bench      times, against what else there is, to out/bench/ (18 minutes); with
 ##                 ACCEL=kvm on hardware, with huge pages, to out/bench-kvm/
 bench:
 	@scripts/measure/bench

@@ -12,6 +12,7 @@
 #define _GNU_SOURCE
 #include <err.h>
 #include <arpa/inet.h>
+#include <linux/errqueue.h>
 #include <linux/perf_event.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -32,7 +33,8 @@ static ssize_t process_vmsplice(pid_t pid, int fd, const struct iovec *iov,
 #define MAX_DUMPERS	16
 #define MAX_RANGES	1024
 #define MAX_CPUS	64
-#define RECEIVE_BUF	(256 << 10)	/* stays in the cache */
+#define SMALL_BUF	(256 << 10)	/* stays in the cache */
+#define LARGE_BUF	(4 << 20)
 #define WORDS		(page_size / sizeof(uint64_t))
 
 static struct {
@@ -486,6 +488,7 @@ static int open_tcp(int *other)
 	if (*other < 0)
 		err(1, "accept");
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one));
 	close(listener);
 	return fd;
 }
@@ -494,12 +497,19 @@ static const struct sink {
 	const char *name;
 	int (*open_file)(size_t size);
 	int (*open_socket)(int *other);
+	size_t receive;		/* the receiver's buffer; 0: it discards what comes */
+	bool copies;		/* splice() to it copies, see alternatives.patch */
 } sinks[] = {
 	{ "null",	.open_file = open_null },
 	{ "tmpfs",	.open_file = open_tmpfs },
 	{ "direct",	.open_file = open_direct },
-	{ "unix",	.open_socket = open_unix },
-	{ "tcp",	.open_socket = open_tcp },
+	{ "unix",	.open_socket = open_unix,	.receive = SMALL_BUF },
+	{ "tcp",	.open_socket = open_tcp,	.receive = SMALL_BUF },
+	{ "unixlarge",	.open_socket = open_unix,	.receive = LARGE_BUF },
+	{ "tcplarge",	.open_socket = open_tcp,	.receive = LARGE_BUF },
+	{ "tcpdiscard",	.open_socket = open_tcp },
+	{ "unixcopies",	.open_socket = open_unix,	.receive = SMALL_BUF,	.copies = true },
+	{ "tcpcopies",	.open_socket = open_tcp,	.receive = SMALL_BUF,	.copies = true },
 };
 
 enum { SINK_NULL, SINK_TMPFS };
@@ -560,6 +570,18 @@ static bool receive(const struct dumper *d, int fd, const struct plan *plan,
 	return !check || pages_are(d, plan, i, buf, len);
 }
 
+static bool discard(int fd, size_t len)
+{
+	while (len) {
+		ssize_t n = recv(fd, NULL, len, MSG_TRUNC);
+
+		if (n <= 0)
+			err(1, "receiver");
+		len -= n;
+	}
+	return true;
+}
+
 static void run_on_cpu(unsigned int cpu)
 {
 	cpu_set_t set;
@@ -573,13 +595,14 @@ static void run_on_cpu(unsigned int cpu)
 /* Takes a whole plan, or a page at a time, and says after each whether it is right. */
 static void receiver_main(const struct dumper *d, int fd, int ctl)
 {
-	char *buf = map_base_pages(RECEIVE_BUF);
+	char *buf = map_base_pages(LARGE_BUF);
 	struct plan plan;
 	struct job job;
 
 	while (read(ctl, &job, sizeof(job)) == sizeof(job)) {
 		const struct shape *shape = &shapes[job.shape];
-		size_t len, max = shape->one_at_a_time ? page_size : RECEIVE_BUF;
+		size_t size = sinks[job.sink].receive;
+		size_t len, max = shape->one_at_a_time ? page_size : size ?: LARGE_BUF;
 		bool ok = true;
 
 		/*
@@ -591,8 +614,8 @@ static void receiver_main(const struct dumper *d, int fd, int ctl)
 		for (size_t i = 0; i < plan.nr_pages; i += len / page_size) {
 			len = (plan.nr_pages - i) * page_size;
 			len = len < max ? len : max;
-			if (!receive(d, fd, &plan, i, len, buf, job.check))
-				ok = false;
+			ok &= size || job.check ?
+			      receive(d, fd, &plan, i, len, buf, job.check) : discard(fd, len);
 			if (shape->one_at_a_time && write(ctl, &ok, 1) != 1)
 				err(1, "receiver");
 		}
@@ -667,6 +690,8 @@ struct method {
 	void (*move)(struct dumper *d, size_t nr, size_t len);
 	put_fn *put;		/* if all it does is to put ranges into the pipe */
 	bool own;		/* works on memory of the dumper's own */
+	size_t step;		/* bytes that it reads at a time, if not all of a chunk */
+	bool (*works)(const struct sink *sink);
 };
 
 static void advance(struct iovec **iov, size_t *nr, size_t len)
@@ -725,14 +750,12 @@ static void through_pipe(struct dumper *d, struct iovec *iov, size_t nr, put_fn 
 	}
 }
 
-static struct iovec read_ranges(struct dumper *d, size_t nr, size_t len)
+/* As much of the ranges as buf takes. */
+static void read_into(struct dumper *d, struct iovec *buf, const struct iovec *iov, size_t nr)
 {
-	struct iovec buf = { d->buf, len };
-
-	if (process_vm_readv(d->target, &buf, 1, d->iov, nr, 0) != (ssize_t)len)
+	if (process_vm_readv(d->target, buf, 1, iov, nr, 0) != (ssize_t)buf->iov_len)
 		err(1, "process_vm_readv");
 	d->calls++;
-	return buf;
 }
 
 static void move_vmsplice(struct dumper *d, size_t nr, size_t len)
@@ -742,9 +765,106 @@ static void move_vmsplice(struct dumper *d, size_t nr, size_t len)
 
 static void move_readv(struct dumper *d, size_t nr, size_t len)
 {
-	struct iovec buf = read_ranges(d, nr, len);
+	struct iovec *iov = d->iov;
 
-	write_ranges(d, &buf, 1);
+	while (len) {
+		size_t step = d->method->step && d->method->step < len ? d->method->step : len;
+		struct iovec buf = { d->buf, step };
+
+		read_into(d, &buf, iov, nr);
+		write_ranges(d, &buf, 1);
+		advance(&iov, &nr, step);
+		len -= step;
+	}
+}
+
+/* How many of the sends are done with, so that their memory is the sender's again. */
+static size_t reap_zerocopy(int fd)
+{
+	char control[128];
+	struct msghdr msg = { .msg_control = control, .msg_controllen = sizeof(control) };
+	struct pollfd pollfd = { .fd = fd };
+	const struct sock_extended_err *e;
+
+	while (recvmsg(fd, &msg, MSG_ERRQUEUE) < 0) {
+		if (errno != EAGAIN)
+			err(1, "MSG_ERRQUEUE");
+		poll(&pollfd, 1, -1);
+	}
+	e = (void *)CMSG_DATA(CMSG_FIRSTHDR(&msg));
+	return e->ee_data - e->ee_info + 1;
+}
+
+static void move_readv_zerocopy(struct dumper *d, size_t nr, size_t len)
+{
+	struct iovec buf = { d->buf, len };
+	size_t sent = 0, done = 0;
+
+	read_into(d, &buf, d->iov, nr);
+	while (len) {
+		ssize_t n = send(d->sink->fd, d->buf + buf.iov_len - len, len, MSG_ZEROCOPY);
+
+		d->calls++;
+		if (n > 0) {
+			len -= n;
+			sent++;
+		} else if (errno == ENOBUFS && done < sent) {
+			done += reap_zerocopy(d->sink->fd);
+		} else {
+			err(1, "MSG_ZEROCOPY");
+		}
+	}
+	while (done < sent)
+		done += reap_zerocopy(d->sink->fd);
+}
+
+static bool is_tcp(const struct sink *sink)
+{
+	return sink->open_socket == open_tcp;
+}
+
+/* Fill the pipe before it is emptied, although a call takes one range. */
+static void move_mem_splice(struct dumper *d, size_t nr, size_t len)
+{
+	size_t queued = 0;
+
+	for (size_t i = 0; i < nr; i++) {
+		off_t at = (uintptr_t)d->iov[i].iov_base;
+		size_t left = d->iov[i].iov_len;
+
+		while (left) {
+			ssize_t n = splice(d->target_mem, &at, d->pipe[1], NULL, left,
+					   SPLICE_F_NONBLOCK);
+
+			d->calls++;
+			if (n > 0) {
+				queued += n;
+				left -= n;
+			} else if (errno == EAGAIN && queued) {
+				splice_out(d, queued);
+				queued = 0;
+			} else {
+				err(1, "splice from /proc/%d/mem", d->target);
+			}
+		}
+	}
+	splice_out(d, queued);
+}
+
+/* Only with alternatives.patch. */
+static bool can_splice_mem(const struct sink *sink)
+{
+	off_t at = (uintptr_t)sinks & -page_size;
+	int mem = open("/proc/self/mem", O_RDONLY), p[2];
+	bool ok;
+
+	if (mem < 0 || pipe(p))
+		err(1, "/proc/self/mem");
+	ok = splice(mem, &at, p[1], NULL, 1, 0) == 1;
+	close(mem);
+	close(p[0]);
+	close(p[1]);
+	return ok;
 }
 
 static void move_proc_mem(struct dumper *d, size_t nr, size_t len)
@@ -770,11 +890,11 @@ static void move_proc_mem(struct dumper *d, size_t nr, size_t len)
  */
 static void move_readv_vmsplice(struct dumper *d, size_t nr, size_t len)
 {
-	struct iovec buf;
+	struct iovec buf = { d->buf, len };
 
 	if (d->sink->receiver >= 0 && madvise(d->buf, len, MADV_DONTNEED))
 		err(1, "MADV_DONTNEED");
-	buf = read_ranges(d, nr, len);
+	read_into(d, &buf, d->iov, nr);
 	through_pipe(d, &buf, 1, put_own);
 }
 
@@ -784,12 +904,17 @@ static void move_own_write(struct dumper *d, size_t nr, size_t len)
 }
 
 static const struct method methods[] = {
-	{ "process_vmsplice",	move_vmsplice,		process_vmsplice,	false },
-	{ "process_vm_readv",	move_readv,		NULL,			false },
-	{ "proc_mem",		move_proc_mem,		NULL,			false },
-	{ "readv_vmsplice",	move_readv_vmsplice,	NULL,			false },
-	{ "own_vmsplice",	move_vmsplice,		put_own,		true },
-	{ "own_write",		move_own_write,		NULL,			true },
+	{ "process_vmsplice",	move_vmsplice,		.put = process_vmsplice },
+	{ "process_vm_readv",	move_readv },
+	{ "proc_mem",		move_proc_mem },
+	{ "readv_vmsplice",	move_readv_vmsplice },
+	{ "own_vmsplice",	move_vmsplice,		.put = put_own,		.own = true },
+	{ "own_write",		move_own_write,		.own = true },
+	{ "readv_64k",		move_readv,		.step = 64 << 10 },
+	{ "readv_256k",		move_readv,		.step = 256 << 10 },
+	{ "readv_1m",		move_readv,		.step = 1 << 20 },
+	{ "readv_zerocopy",	move_readv_zerocopy,	.works = is_tcp },
+	{ "mem_splice",		move_mem_splice,	.works = can_splice_mem },
 };
 
 /* The latencies of pages that are taken one at a time, of all dumpers. */
@@ -857,8 +982,26 @@ static bool file_is(struct dumper *d, const struct plan *plan)
 	return true;
 }
 
+#define COPIES "/sys/module/splice/parameters/copies"
+
+/* Whether splice() to sockets is to copy. */
+static void set_copies(bool copies)
+{
+	static bool now_set;
+	int fd;
+
+	if (copies == now_set)
+		return;
+	fd = open(COPIES, O_WRONLY);
+	if (fd < 0 || write(fd, copies ? "1" : "0", 1) != 1)
+		err(1, COPIES);
+	close(fd);
+	now_set = copies;
+}
+
 static void prepare_sink(struct dumper *d, const struct job *job)
 {
+	set_copies(sinks[job->sink].copies);
 	/* Nobody can look into /dev/null: a file stands in for it. */
 	d->sink = &d->sinks[job->sink == SINK_NULL && job->check ? SINK_TMPFS : job->sink];
 	if (d->sink->receiver >= 0) {
@@ -1118,9 +1261,14 @@ static void print_answer(const struct source *source, const struct job *job,
 
 static bool is_wanted(const struct job *job)
 {
-	if (!(opt.methods & 1 << job->method))
+	const struct method *method = &methods[job->method];
+	const struct sink *sink = &sinks[job->sink];
+
+	if (!(opt.methods & 1 << job->method) || (shapes[job->shape].fill && !method->put))
 		return false;
-	return !shapes[job->shape].fill || methods[job->method].put;
+	if (sink->copies && access(COPIES, W_OK))
+		return false;
+	return !method->works || method->works(sink);
 }
 
 /* Round 0 looks at the bytes, and warms up; its time is not kept. */
