@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <linux/sockios.h>
 #include <netdb.h>
 #include <poll.h>
@@ -15,24 +16,18 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "pvmdump.h"
 
 /* For signal handlers and atexit(). */
 static char *unfinished;
-static timer_t last_moment;
 
-/* The process may serve the file system: it has to be let go, whatever becomes of this. */
 void output_abandon(void)
 {
-	static const struct itimerspec moment = { .it_value.tv_sec = 2 };
-
-	if (!unfinished)
-		return;
-	timer_settime(last_moment, 0, &moment, NULL);
-	unlink(unfinished);
+	if (unfinished)
+		unlink(unfinished);
 }
 
 static void die_by(int signal)
@@ -49,10 +44,7 @@ static void remove_at_end(void)
 	};
 	struct sigaction old;
 	struct sigaction action = { .sa_handler = die_by, .sa_flags = SA_RESETHAND | SA_NODEFER };
-	struct sigevent end = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL };
 
-	if (timer_create(CLOCK_MONOTONIC, &end, &last_moment))
-		err(EXIT_FAILURE, "can't make a timer");
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 		if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
 			sigaction(signals[i], &action, NULL);
@@ -184,6 +176,13 @@ void output_open(struct output *out, const char *name)
 	out->fd = open_output(out, name);
 	if (isatty(out->fd))
 		errx(EXIT_FAILURE, "the output is a terminal");
+}
+
+bool output_is_fuse(const struct output *out)
+{
+	struct statfs fs;
+
+	return !fstatfs(out->fd, &fs) && fs.f_type == FUSE_SUPER_MAGIC;
 }
 
 /* After a failure: returns to try again, or ends the program. */

@@ -351,6 +351,14 @@ static void release(struct dump *d)
 	d->held = now() - d->held;
 }
 
+/* pvmdump could not even end then: to close the file waits for the process, too. */
+static void check_output(const struct dump *d)
+{
+	if (d->stop && output_is_fuse(&d->out) && has_open(d->pid, "/dev/fuse"))
+		errx(EXIT_FAILURE, "process %d may serve the file system that the core file is to be on, and would wait for itself: choose another one, or leave out --stop",
+		     d->pid);
+}
+
 /* One that can't end: some kernels give what is not readable only by that of a tracee. */
 static void open_held(struct dump *d)
 {
@@ -609,6 +617,7 @@ int main(int argc, char **argv)
 	choose_call(&d);
 	block_signals();
 	output_open(&d.out, argv[optind + 1]);
+	check_output(&d);
 	if (!d.quiet && isatty(STDERR_FILENO))
 		shown = 0;
 	dump(&d);

@@ -110,12 +110,30 @@ int open_memory(pid_t tid)
 	return mem;
 }
 
-static DIR *open_threads(pid_t pid)
+static DIR *open_folder(pid_t pid, const char *name)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
 	return opendir(path);
+}
+
+bool has_open(pid_t pid, const char *path)
+{
+	DIR *dir = open_folder(pid, "fd");
+	struct dirent *entry;
+	bool found = false;
+	char target[64];
+
+	while (dir && !found && (entry = readdir(dir))) {
+		ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
+
+		target[n > 0 ? n : 0] = 0;
+		found = !strcmp(target, path);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
 }
 
 /* Each call gives another thread, 0 after the last one. */
@@ -132,7 +150,7 @@ static pid_t next_thread(DIR *dir)
 /* Of those that are listed now; *others says whether there is more than the first one. */
 static pid_t look_for_thread(pid_t pid, bool *others)
 {
-	DIR *dir = open_threads(pid);
+	DIR *dir = open_folder(pid, "task");
 	pid_t tid;
 
 	*others = false;
@@ -351,7 +369,7 @@ static bool seize(pid_t tid)
 /* All threads there are by now; *found says whether there were new ones. */
 static bool seize_threads(struct threads *threads, pid_t pid, bool must, bool *found)
 {
-	DIR *dir = open_threads(pid);
+	DIR *dir = open_folder(pid, "task");
 	bool ok = true;
 	pid_t tid;
 
