@@ -447,6 +447,7 @@ TEST_F_TIMEOUT(perm, pid_namespaces, TIMEOUT)
 	close(verdicts[1]);
 	close(number[1]);
 	ASSERT_EQ((ssize_t)sizeof(first), read_all(number[0], &first, sizeof(first)));
+	ASSERT_LT(0, first);
 	ASSERT_EQ((ssize_t)sizeof(in), read_all(verdicts[0], in, sizeof(in)));
 	EXPECT_EQ(0, in[0].splice);
 	EXPECT_EQ(0, in[0].readv);

@@ -273,10 +273,10 @@ static inline void start_restorer(void)
 	changes = mmap(NULL, MAX_CHANGES * sizeof(*changes),
 		       PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		       -1, 0);
-	if (changes == MAP_FAILED || pipe(ends))
-		exit(KSFT_FAIL);
 	first_process = getpid();
-	restorer = fork();
+	restorer = changes == MAP_FAILED || pipe(ends) ? -1 : fork();
+	if (restorer < 0)
+		exit(KSFT_FAIL);
 	if (!restorer) {
 		close(ends[1]);
 		/* A kill of the group or session is not for this process. */

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <sys/swap.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #define KSFT_SKIP 4
@@ -86,10 +87,9 @@ static void report_leaks(void)
 	if (fd < 0)
 		return;
 	for (int i = 0; i < 2; i++) {
+		sleep(5 * i);
 		if (write(fd, "scan", 4) != 4)
 			perror("# kmemleak scan");
-		if (!i)
-			sleep(5);
 	}
 	while ((n = read(fd, buf, sizeof(buf))) > 0)
 		fwrite(buf, 1, n, stdout);
@@ -123,7 +123,7 @@ static void run_all(FILE *programs)
 
 int main(void)
 {
-	FILE *programs;
+	FILE *programs = fopen("/programs", "re");
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	setenv("PATH", "/bin", 1);
@@ -132,10 +132,10 @@ int main(void)
 	setenv("VMTEST_GUEST", "1", 1);
 	mount_filesystems();
 	add_swap("/dev/ram0");
-	programs = fopen("/programs", "re");
 	if (programs)
 		run_all(programs);
-	fflush(stdout);
+	/* A restart does not wait for what the console has in its buffer. */
+	tcdrain(STDOUT_FILENO);
 	/* With -no-reboot, it is the end of QEMU; but not all firmware can reboot. */
 	reboot(getenv("VMTEST_POWER_OFF") ? RB_POWER_OFF : RB_AUTOBOOT);
 	return 1;
