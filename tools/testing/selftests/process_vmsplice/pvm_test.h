@@ -55,8 +55,8 @@
 #define NOBODY 65534
 /* Above the limit of pids: no process has it. */
 #define NO_PID 0x7ffffff0
-/* Not in the topmost 64 KiB: arm's vectors page there is readable. */
-#define BAD_PTR ((void *)(-2UL << 16))
+/* In the first page, which no program has; the stack may be near the last. */
+#define BAD_PTR ((void *)16)
 
 static size_t page_size;
 
