@@ -178,11 +178,11 @@ void output_open(struct output *out, const char *name)
 		errx(EXIT_FAILURE, "the output is a terminal");
 }
 
-bool output_is_fuse(const struct output *out)
+bool is_fuse(int fd)
 {
 	struct statfs fs;
 
-	return !fstatfs(out->fd, &fs) && fs.f_type == FUSE_SUPER_MAGIC;
+	return !fstatfs(fd, &fs) && fs.f_type == FUSE_SUPER_MAGIC;
 }
 
 /* After a failure: returns to try again, or ends the program. */

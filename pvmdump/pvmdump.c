@@ -22,7 +22,6 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "pvmdump.h"
@@ -58,11 +57,12 @@
  * @lost: what could not be read
  * @calls: how many calls it took; @hidden: how many bytes came from @mem
  * @tries: of finding a thread that has not ended
+ * @going: a pipe that is closed when the process has been let go
  * @started, @held: when, and for how long the process was stopped
  */
 struct dump {
 	pid_t pid, tid;
-	int id, mem, pagemap, pipe[2];
+	int id, mem, pagemap, pipe[2], going[2];
 	unsigned int flags;
 	bool stop, all, quiet, copy;
 	unsigned int timeout;
@@ -89,9 +89,17 @@ static ssize_t process_vmsplice(pid_t pid, int fd, const struct iovec *iov,
 
 static double shown = -1;
 
+/* If it had to wait for the terminal, so would the process: that may even serve it. */
+static bool can_show(void)
+{
+	struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+	return shown >= 0 && poll(&pollfd, 1, 0) == 1;
+}
+
 static bool time_to_show(void)
 {
-	if (shown < 0 || now() - shown < 0.1)
+	if (!can_show() || now() - shown < 0.1)
 		return false;
 	shown = now();
 	return true;
@@ -108,7 +116,7 @@ static void show_copy(const struct dump *d, bool last)
 {
 	double t = now() - d->started;
 
-	if (time_to_show() || (shown >= 0 && last))
+	if (time_to_show() || (last && can_show()))
 		fprintf(stderr, "\r%llu of %llu MiB, %.0f MiB/s%40s%s", d->out.offset >> 20,
 			d->core.size >> 20, t > 0 ? d->out.offset / 1048576.0 / t : 0,
 			"", last ? "\n" : "");
@@ -327,8 +335,9 @@ static void __attribute__((noreturn)) run_out_of_time(void)
 	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
 	struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
 
-	if (poll(&pollfd, 1, 0) > 0 && write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
-		_exit(EXIT_FAILURE);
+	/* If that fails, there is nobody to tell. */
+	if (poll(&pollfd, 1, 0) == 1)
+		(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
 	output_abandon();
 	_exit(EXIT_FAILURE);
 }
@@ -351,10 +360,17 @@ static void release(struct dump *d)
 	d->held = now() - d->held;
 }
 
-/* pvmdump could not even end then: to close the file waits for the process, too. */
-static void check_output(const struct dump *d)
+/* Some ways to wait for the process that is held do not end with pvmdump. */
+static void check_stop(const struct dump *d)
 {
-	if (d->stop && output_is_fuse(&d->out) && has_open(d->pid, "/dev/fuse"))
+	long tracer = read_status(getpid(), "\nTracerPid:");
+
+	if (tracer > 0 && read_status(tracer, "\nTgid:") == d->pid)
+		errx(EXIT_FAILURE, "process %d traces this one, and would wait for itself: leave out --stop",
+		     d->pid);
+	/* To close a file waits for its server. */
+	if ((is_fuse(d->out.fd) || is_fuse(STDOUT_FILENO) || is_fuse(STDERR_FILENO)) &&
+	    serves_fuse(d->tid))
 		errx(EXIT_FAILURE, "process %d may serve the file system that the core file is to be on, and would wait for itself: choose another one, or leave out --stop",
 		     d->pid);
 }
@@ -417,6 +433,7 @@ static void *do_held(void *arg)
 		write_core(d);
 	}
 	release(d);
+	close(d->going[1]);
 	return NULL;
 }
 
@@ -426,20 +443,21 @@ static void *do_held(void *arg)
  */
 static void hold_in_time(struct dump *d)
 {
-	struct timespec end;
+	struct pollfd pollfd;
 	pthread_t thread;
 
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	end.tv_sec += d->timeout;
+	if (pipe2(d->going, O_CLOEXEC))
+		err(EXIT_FAILURE, "pipe");
 	errno = pthread_create(&thread, NULL, do_held, d);
-	if (!errno && d->timeout)
-		errno = pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &end);
-	else if (!errno)
-		errno = pthread_join(thread, NULL);
-	if (errno == ETIMEDOUT)
-		run_out_of_time();
 	if (errno)
 		err(EXIT_FAILURE, "can't start a thread");
+	pollfd.fd = d->going[0];
+	if (d->timeout && !poll(&pollfd, 1, d->timeout * 1000))
+		run_out_of_time();
+	errno = pthread_join(thread, NULL);
+	if (errno)
+		err(EXIT_FAILURE, "can't wait for a thread");
+	close(d->going[0]);
 }
 
 static void dump(struct dump *d)
@@ -532,8 +550,8 @@ static unsigned int parse_seconds(const char *text)
 {
 	int seconds = parse_pid(text);
 
-	if (!seconds)
-		errx(2, "not a number of seconds: %s", text);
+	if (!seconds || seconds > INT_MAX / 1000)
+		errx(2, "not a number of seconds, or too large: %s", text);
 	return seconds;
 }
 
@@ -617,7 +635,8 @@ int main(int argc, char **argv)
 	choose_call(&d);
 	block_signals();
 	output_open(&d.out, argv[optind + 1]);
-	check_output(&d);
+	if (d.stop)
+		check_stop(&d);
 	if (!d.quiet && isatty(STDERR_FILENO))
 		shown = 0;
 	dump(&d);

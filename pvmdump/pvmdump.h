@@ -32,8 +32,8 @@ int open_memory(pid_t tid);
 /* A number of /proc/TID/status, or -1. */
 long read_status(pid_t tid, const char *field);
 
-/* Has it a file of this path open? */
-bool has_open(pid_t pid, const char *path);
+/* Has it /dev/fuse open? */
+bool serves_fuse(pid_t tid);
 
 /* The set of signals that is there. */
 unsigned long long read_signals(pid_t tid, const char *field);
@@ -138,7 +138,7 @@ struct output {
 /* All of these end the program if they fail. */
 void output_open(struct output *out, const char *name);
 /* Whether a process serves its file system. */
-bool output_is_fuse(const struct output *out);
+bool is_fuse(int fd);
 void output_write(struct output *out, const void *data, size_t len);
 void output_zeroes(struct output *out, size_t len);
 void output_splice(struct output *out, int pipe, size_t len);

@@ -6,11 +6,14 @@
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/major.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -19,6 +22,7 @@
 #include "pvmdump.h"
 
 #define KERNEL_THREAD 0x200000		/* PF_KTHREAD */
+#define FUSE_MINOR 229			/* of /dev/fuse */
 /* How long a thread may take to stop before its state is looked at, in seconds. */
 #define PATIENCE 1.0
 
@@ -118,19 +122,16 @@ static DIR *open_folder(pid_t pid, const char *name)
 	return opendir(path);
 }
 
-bool has_open(pid_t pid, const char *path)
+bool serves_fuse(pid_t tid)
 {
-	DIR *dir = open_folder(pid, "fd");
+	DIR *dir = open_folder(tid, "fd");
 	struct dirent *entry;
 	bool found = false;
-	char target[64];
+	struct stat st;
 
-	while (dir && !found && (entry = readdir(dir))) {
-		ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
-
-		target[n > 0 ? n : 0] = 0;
-		found = !strcmp(target, path);
-	}
+	while (dir && !found && (entry = readdir(dir)))
+		found = !fstatat(dirfd(dir), entry->d_name, &st, 0) && S_ISCHR(st.st_mode) &&
+			st.st_rdev == makedev(MISC_MAJOR, FUSE_MINOR);
 	if (dir)
 		closedir(dir);
 	return found;
@@ -199,7 +200,7 @@ static void __attribute__((noreturn)) die_of_absence(pid_t pid)
 	if (!missing && errno != EPERM && errno != EACCES)
 		err(EXIT_FAILURE, "/proc/%d", pid);
 	if (!missing || !kill(pid, 0) || errno == EPERM)
-		errx(EXIT_FAILURE, "process %d is hidden: /proc is mounted with hidepid: become its user, or root",
+		errx(EXIT_FAILURE, "process %d is hidden, by /proc's option hidepid or a security module: become its user, or root",
 		     pid);
 	errx(EXIT_FAILURE, "process %d: no such process", pid);
 }
@@ -262,6 +263,9 @@ static void explain_seize(pid_t pid, pid_t tid, bool must)
 	void (*say)(const char *format, ...) = warnx;
 	struct task task;
 
+	/* Another pvmdump does so by a thread. */
+	if (tracer > 0)
+		tracer = read_status(tracer, "\nTgid:");
 	if (tracer > 0 && read_task(tracer, &task))
 		say("process %d can't be held: process %ld (%s) traces it: let that detach%s",
 		    pid, tracer, task.comm, must ? ", or leave out --stop" : "; its registers are left out");
