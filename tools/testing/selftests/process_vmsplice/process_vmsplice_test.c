@@ -200,9 +200,9 @@ TEST_F_TIMEOUT(target, flags, TIMEOUT)
 /* Assert that a process can insert its own memory. */
 TEST_F_TIMEOUT(target, itself, TIMEOUT)
 {
-	struct iovec iov = { self->buf, 100 };
+	struct iovec iov = { self->mem, 100 };
 
-	set_pattern(self->buf, 0, 100, OLD_BYTES);
+	set_pattern(self->mem, 0, 100, OLD_BYTES);
 	ASSERT_EQ(100, pvm(getpid(), self->wr, &iov, 1, 0));
 	EXPECT_PIPE(0, 100, OLD_BYTES);
 }
