@@ -39,8 +39,8 @@ static void die_by(int signal)
 static void remove_at_end(void)
 {
 	static const int signals[] = {
-		SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGVTALRM,
-		SIGPROF, SIGIO, SIGPWR,
+		SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU,
+		SIGVTALRM, SIGPROF, SIGIO, SIGPWR,
 	};
 	struct sigaction old;
 	struct sigaction action = { .sa_handler = die_by, .sa_flags = SA_RESETHAND | SA_NODEFER };
@@ -155,6 +155,8 @@ static int open_output(struct output *out, const char *name)
 			errx(EXIT_FAILURE, "standard output is closed, or can't be written to");
 		return STDOUT_FILENO;
 	}
+	if (!*name)
+		errx(EXIT_FAILURE, "the name of the output is empty");
 	host = split_host(name, &port);
 	if (host) {
 		fd = connect_to(host, port);
@@ -163,7 +165,8 @@ static int open_output(struct output *out, const char *name)
 	}
 	if (stat(name, &st) || S_ISREG(st.st_mode))
 		return open_beside(out, name);
-	fd = open(name, O_WRONLY | O_CLOEXEC);
+	/* With O_CREAT, fs.protected_fifos counts. */
+	fd = open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
 		err(EXIT_FAILURE, "%s", name);
 	return fd;
@@ -326,7 +329,9 @@ static void wait_for_reader(int fd)
 	if (fstat(fd, &st) || !S_ISFIFO(st.st_mode))
 		return;
 	while (!ioctl(fd, FIONREAD, &left) && left) {
-		if (poll(&pollfd, 1, 1) > 0 && (pollfd.revents & POLLERR))
+		/* It may have taken the last of it, and left, in between. */
+		if (poll(&pollfd, 1, 1) > 0 && (pollfd.revents & POLLERR) &&
+		    !ioctl(fd, FIONREAD, &left) && left)
 			errx(EXIT_FAILURE, "the reader has left before it had taken all of it");
 	}
 }

@@ -397,7 +397,7 @@ static void block_signals(void)
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
-	sigaddset(&set, SIGALRM);
+	sigaddset(&set, HOLD_TICK);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
@@ -444,11 +444,15 @@ static void *do_held(void *arg)
 static void hold_in_time(struct dump *d)
 {
 	struct pollfd pollfd;
+	pthread_attr_t attr;
 	pthread_t thread;
 
+	/* However large RLIMIT_STACK is. */
+	if (pthread_attr_init(&attr) || pthread_attr_setstacksize(&attr, 1 << 20))
+		errx(EXIT_FAILURE, "no attributes for a thread");
 	if (pipe2(d->going, O_CLOEXEC))
 		err(EXIT_FAILURE, "pipe");
-	errno = pthread_create(&thread, NULL, do_held, d);
+	errno = pthread_create(&thread, &attr, do_held, d);
 	if (errno)
 		err(EXIT_FAILURE, "can't start a thread");
 	pollfd.fd = d->going[0];

@@ -62,9 +62,11 @@ struct threads {
 /*
  * Hold all threads with ptrace: if this program ends, however it does, the kernel lets
  * them go on. If one can't be held: end the program if it @must, else release all and
- * return false. Either way it says why. The caller blocks
- * SIGCHLD and SIGALRM.
+ * return false. Either way it says why. The caller, a thread that calls
+ * this once, blocks SIGCHLD and HOLD_TICK.
  */
+#define HOLD_TICK SIGRTMIN
+
 bool hold_process(struct threads *threads, pid_t pid, bool must);
 /* One that has not stopped is let go when the thread that called hold_process() ends. */
 void release_process(struct threads *threads);

@@ -14,7 +14,6 @@
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -334,7 +333,7 @@ static size_t look_at_threads(struct threads *threads, bool quiet, bool patient)
 
 /*
  * Who is in exec waits for the end of all other threads to be noticed, and PTRACE_SEIZE
- * waits for that exec: then, SIGALRM comes in between.
+ * waits for that exec: then, HOLD_TICK comes in between.
  */
 static struct threads *held;
 
@@ -347,14 +346,22 @@ static void notice_ends(int signal)
 	errno = error;
 }
 
-static void tick(struct threads *threads, suseconds_t usec)
+/* A signal for this thread alone; SIGALRM may be what somebody ends this program with. */
+static void tick(struct threads *threads, long usec)
 {
 	struct sigaction action = { .sa_handler = notice_ends, .sa_flags = SA_RESTART };
-	struct itimerval often = { { 0, usec }, { 0, usec } };
+	struct itimerspec often = { { 0, usec * 1000 }, { 0, usec * 1000 } };
+	struct sigevent event = {
+		.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = HOLD_TICK,
+		._sigev_un._tid = gettid(),
+	};
+	static timer_t timer;
 
+	if (!held && (sigaction(HOLD_TICK, &action, NULL) ||
+		      timer_create(CLOCK_MONOTONIC, &event, &timer)))
+		err(EXIT_FAILURE, "can't make a timer");
 	held = threads;
-	sigaction(SIGALRM, &action, NULL);
-	setitimer(ITIMER_REAL, &often, NULL);
+	timer_settime(timer, 0, &often, NULL);
 }
 
 static bool seize(pid_t tid)
@@ -363,7 +370,7 @@ static bool seize(pid_t tid)
 	bool ok;
 
 	sigemptyset(&set);
-	sigaddset(&set, SIGALRM);
+	sigaddset(&set, HOLD_TICK);
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 	ok = !ptrace(PTRACE_SEIZE, tid, NULL, NULL) || is_ours(tid);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
