@@ -546,8 +546,8 @@ TEST_F_TIMEOUT(going, sharer_stays_during_the_wait, TIMEOUT)
 	set_pattern(self->mem, 0, page_size, OLD_BYTES);
 	c.pid = fork();
 	if (!c.pid) {
-		/* A child of the test, so that it dies with it. */
-		clone(say_pid, stack + 16 * page_size,
+		/* The test's child, to die with it. syscall() reads above. */
+		clone(say_pid, stack + 15 * page_size,
 		      CLONE_VM | CLONE_PARENT, &self->pipe[1]);
 		for (;;)
 			pause();
