@@ -81,7 +81,8 @@ check-commits:
 bench:
 	@scripts/measure/bench
 
-## make bench-folios   instructions, of huge pages above all, to out/bench-folios/
+## make bench-folios   instructions, of huge pages above all, to out/bench-folios/; with
+##                 SERIES=gup, with patches/gup and without
 bench-folios:
 	@scripts/measure/bench --folios
 
