@@ -255,6 +255,11 @@ chosen() {
 	done
 }
 
+# The plugin of QEMU that counts what is copied, to the file $1.
+build_count_copies() {
+	gcc -O2 -Wall -shared -fPIC -o "$1" "$TOP/scripts/measure/lib/count-copies.c"
+}
+
 # Keep in results/ the files that `make $1` has written.
 keep_results() {
 	local target=$1
