@@ -144,12 +144,13 @@ static void add_mapping(struct memmap *map, char *line)
 
 static void add_field(struct mapping *m, const char *line)
 {
-	if (!strncmp(line, "Rss:", 4))
-		m->resident += strtoull(line + 4, NULL, 10) * 1024;
-	if (!strncmp(line, "Swap:", 5))
-		m->resident += strtoull(line + 5, NULL, 10) * 1024;
+	const char *value = strchr(line, ':');
+
+	if (value && (!strncmp(line, "Rss:", 4) || !strncmp(line, "Swap:", 5) ||
+		      strstr(line, "_Hugetlb:")))
+		m->resident += strtoull(value + 1, NULL, 10) * 1024;
 	if (!strncmp(line, "Swap:", 5) || !strncmp(line, "Anonymous:", 10))
-		m->anon += strtoull(strchr(line, ':') + 1, NULL, 10) * 1024;
+		m->anon += strtoull(value + 1, NULL, 10) * 1024;
 	if (!strncmp(line, "VmFlags:", 8))
 		m->flags = copy(line + 8);
 }
@@ -471,10 +472,79 @@ static void sort_ranges(struct ranges *list)
 	list->nr = nr;
 }
 
+/* What is not zeroes in a part of the file: hugetlbfs does not tell what holes it has. */
+static void find_nonzero(const struct source *s, const struct mapping *m, int fd,
+			 struct range part, struct ranges *found)
+{
+	static const char zeroes[65536];
+	static char block[sizeof(zeroes)];
+	off_t shift = m->offset - m->range.start;
+
+	while (part.start < part.end) {
+		off_t data = lseek(fd, part.start + shift, SEEK_DATA);
+		unsigned long long len;
+		ssize_t n;
+
+		if (data < 0 && errno == ENXIO)
+			return;
+		if (data > 0)
+			part.start = (data - shift) & -s->page;
+		if (part.start >= part.end)
+			return;
+		len = part.end - part.start;
+		n = pread(fd, block, len < sizeof(block) ? len : sizeof(block), part.start + shift);
+		if (!n)
+			return;
+		/* What can't be read is found to be so when it is dumped. */
+		len = n < 0 ? s->page : (n + s->page - 1) & -s->page;
+		if (n < 0 || memcmp(block, zeroes, n))
+			ranges_add(found, part.start, part.start + len);
+		part.start += len;
+	}
+}
+
+/* Of an anonymous private mapping, the file is the kernel's own affair. */
+static bool may_have_untouched(const struct mapping *m)
+{
+	return is_shared(m) || strncmp(m->name, "/anon_hugepage", 14);
+}
+
+/*
+ * What others have put into the file, and this process has not touched: it can be read
+ * with no effect but that it is mapped then; or userfaultfd has to tell that it may be.
+ */
+static void add_untouched(const struct source *s, struct mapping *m)
+{
+	struct range gap = { .start = m->range.start };
+	struct ranges found = {};
+	char path[PATH_MAX];
+	struct stat st;
+	int fd = find_file(s, m, path, &st) ? open_file(m, path) : -1;
+
+	for (size_t i = 0; i <= m->content.nr; i++) {
+		gap.end = i < m->content.nr ? m->content.at[i].start : m->range.end;
+		if (fd >= 0)
+			find_nonzero(s, m, fd, gap, &found);
+		else if (gap.start < gap.end)
+			m->lacks = "to find them takes privilege";
+		if (i < m->content.nr)
+			gap.start = m->content.at[i].end;
+	}
+	if (fd >= 0)
+		close(fd);
+	if (found.nr && has_flag(m, " ui"))
+		m->lacks = "to read them waits for its userfaultfd";
+	else
+		for (size_t i = 0; i < found.nr; i++)
+			ranges_add(&m->content, found.at[i].start, found.at[i].end);
+	free(found.at);
+	sort_ranges(&m->content);
+}
+
 /*
  * Page tables know what is a process's own. They don't show all that a file has, nor is
  * all of it there that they call swapped: userfaultfd leaves marks. But to read a page
- * of hugetlbfs, or one that userfaultfd waits for, has effects, if it is not mapped.
+ * of hugetlbfs, or one that userfaultfd waits for, has effects, if it is not there.
  */
 static int find_content(const struct source *s, struct mapping *m)
 {
@@ -488,8 +558,14 @@ static int find_content(const struct source *s, struct mapping *m)
 		add_whole(m);
 		return 0;
 	}
-	if (!m->device || has_flag(m, " ht") || has_flag(m, " ui"))
+	if (!m->device)
 		return add_touched(s, m);
+	if (has_flag(m, " ht") || has_flag(m, " ui")) {
+		ret = add_touched(s, m);
+		if (!ret && may_have_untouched(m))
+			add_untouched(s, m);
+		return ret;
+	}
 	found = find_file(s, m, path, &st);
 	/* A device, where open() may do more than open, or what never was in a directory. */
 	if (found ? !S_ISREG(st.st_mode) : m->name[0] != '/')

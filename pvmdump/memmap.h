@@ -51,6 +51,7 @@ enum fate {
  * @content: the parts that have data
  * @zero_end: up to there, all that is not in @content reads as zeroes; behind it,
  *	nothing is known
+ * @lacks: why it may have data that is not in @content, or NULL
  */
 struct mapping {
 	struct range range;
@@ -61,6 +62,7 @@ struct mapping {
 	enum fate fate;
 	struct ranges content;
 	unsigned long long zero_end;
+	const char *lacks;
 };
 
 /**

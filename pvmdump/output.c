@@ -93,6 +93,8 @@ static int connect_to(const char *host, const char *port)
 	if (fd < 0)
 		err(EXIT_FAILURE, "can't connect to %s, port %s", host, port);
 	freeaddrinfo(list);
+	/* A peer that has lost its power would have the process held for good. */
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){ 1 }, sizeof(int));
 	return fd;
 }
 
@@ -124,11 +126,23 @@ static int short_name(const char *path)
 	return strlen(path) < max ? strlen(path) : max;
 }
 
+/* A file that a container is given: rename() would fail, when all is done. */
+static bool is_mount_point(const char *name)
+{
+	struct statx st;
+
+	return !statx(AT_FDCWD, name, 0, 0, &st) &&
+	       (st.stx_attributes & STATX_ATTR_MOUNT_ROOT);
+}
+
 /* Memory is as private as the process: mkstemp() gives it the mode 0600. */
 static int open_beside(struct output *out, const char *name)
 {
 	int fd;
 
+	if (is_mount_point(name))
+		errx(EXIT_FAILURE, "%s: a mount point, which can't be replaced: write to - instead, with >%s",
+		     name, name);
 	out->name = find_name(name);
 	if (!out->name || asprintf(&out->temp, "%.*s.XXXXXX", short_name(out->name), out->name) < 0)
 		err(EXIT_FAILURE, "out of memory");

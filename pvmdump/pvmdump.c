@@ -43,6 +43,8 @@
 #define MAX_SEGMENTS 256
 #define MAX_BYTES (1UL << 30)
 
+#define END_HOLDER (SIGRTMIN + 1)
+
 /**
  * struct dump - a dump under way
  * @pid: the process
@@ -329,12 +331,20 @@ static void ignore_stops(bool ignore)
 		sigaction(signals[i], ignore ? &action : &old[i], ignore ? &old[i] : NULL);
 }
 
+/* The kernel lets go of what a thread traces when that ends, and before files are freed. */
+static void end_thread(int signal)
+{
+	(void)signal;
+	syscall(SYS_exit, 0);
+}
+
 /* First of all, the process has to be let go: no message may block that. */
-static void __attribute__((noreturn)) run_out_of_time(void)
+static void __attribute__((noreturn)) run_out_of_time(pthread_t holder)
 {
 	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
 	struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
 
+	pthread_kill(holder, END_HOLDER);
 	/* If that fails, there is nobody to tell. */
 	if (poll(&pollfd, 1, 0) == 1)
 		(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
@@ -444,6 +454,7 @@ static void *do_held(void *arg)
 static void hold_in_time(struct dump *d)
 {
 	struct pollfd pollfd;
+	struct sigaction action = { .sa_handler = end_thread };
 	pthread_attr_t attr;
 	pthread_t thread;
 
@@ -452,12 +463,13 @@ static void hold_in_time(struct dump *d)
 		errx(EXIT_FAILURE, "no attributes for a thread");
 	if (pipe2(d->going, O_CLOEXEC))
 		err(EXIT_FAILURE, "pipe");
+	sigaction(END_HOLDER, &action, NULL);
 	errno = pthread_create(&thread, &attr, do_held, d);
 	if (errno)
 		err(EXIT_FAILURE, "can't start a thread");
 	pollfd.fd = d->going[0];
 	if (d->timeout && !poll(&pollfd, 1, d->timeout * 1000))
-		run_out_of_time();
+		run_out_of_time(thread);
 	errno = pthread_join(thread, NULL);
 	if (errno)
 		err(EXIT_FAILURE, "can't wait for a thread");
@@ -500,9 +512,28 @@ static void report(const struct dump *d)
 	}
 }
 
+/* Returns how many mappings may have more than was found. */
+static size_t report_untouched(const struct memmap *map)
+{
+	size_t nr = 0;
+
+	for (size_t i = 0; i < map->nr; i++) {
+		const struct mapping *m = &map->mappings[i];
+
+		if (m->lacks && nr++ < 10)
+			warnx("%llx-%llx: pages that only other processes have touched may be missing: %s",
+			      m->range.start, m->range.end, m->lacks);
+	}
+	if (nr > 10)
+		warnx("the same is true of %zu more mappings", nr - 10);
+	return nr;
+}
+
 /* Also when it is to be quiet: what is there is not what it should be. */
 static int report_lack(const struct dump *d)
 {
+	size_t untouched = report_untouched(&d->map);
+
 	for (size_t i = 0; i < d->lost.nr && i < 10; i++)
 		warnx("could not be read: %llx-%llx", d->lost.at[i].start, d->lost.at[i].end);
 	if (d->lost.nr > 10)
@@ -514,7 +545,7 @@ static int report_lack(const struct dump *d)
 		      d->core.wide && sizeof(long) == 4 ?
 		      "which take a 64-bit program here" :
 		      "which can't be woken, or are in the mode of another width");
-	return d->lost.nr || d->no_registers ? EXIT_INCOMPLETE : EXIT_SUCCESS;
+	return d->lost.nr || d->no_registers || untouched ? EXIT_INCOMPLETE : EXIT_SUCCESS;
 }
 
 /* Without segments, the call only says whether there is one. */

@@ -36,6 +36,7 @@
 
 #define PAGE 4096UL
 #define LEN (16 * PAGE)
+#define HUGE (2UL << 20)
 #define RW (PROT_READ | PROT_WRITE)
 
 static void ready(pid_t pid)
@@ -101,6 +102,25 @@ static void untouched(void)
 	mark(map(LEN, MAP_SHARED, fd), LEN, "in-deleted");
 	if (!fork()) {
 		map(LEN, MAP_PRIVATE, fd);
+		ready(getpid());
+	}
+	idle();
+}
+
+/* A file of huge pages: all of the first is there, nothing of the second. */
+static void huge(void)
+{
+	int fd = memfd_create("huge", MFD_HUGETLB);
+	char *p;
+
+	if (ftruncate(fd, 3 * HUGE))
+		err(1, "ftruncate");
+	p = map(3 * HUGE, MAP_SHARED, fd);
+	mark(p, HUGE, "in-huge");
+	strcpy(p + 2 * HUGE, "in-huge");
+	if (!fork()) {
+		map(3 * HUGE, MAP_PRIVATE | MAP_NORESERVE, fd);
+		close(fd);
 		ready(getpid());
 	}
 	idle();
@@ -404,12 +424,20 @@ static void large(void)
 	close(fd);
 }
 
-/* The same, of which nobody will ever bring what is between the first page and the last. */
+static void watch(char *p, int features, int mode)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	struct uffdio_register range = { { (unsigned long)p, LEN }, .mode = mode };
+	int uffd = syscall(SYS_userfaultfd, 0);
+
+	if (ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &range))
+		err(1, "userfaultfd");
+}
+
+/* Nobody will ever bring what is between the first page and the last. */
 static void missing(void)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	int fd = memfd_create("missing", 0), uffd = syscall(SYS_userfaultfd, 0);
+	int fd = memfd_create("missing", 0);
 	char *p;
 
 	if (ftruncate(fd, LEN))
@@ -418,10 +446,18 @@ static void missing(void)
 	strcpy(p, "in-missing");
 	strcpy(p + LEN - PAGE, "in-missing");
 	close(fd);
-	range.range.start = (unsigned long)p;
-	range.range.len = LEN;
-	if (ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &range))
-		err(1, "userfaultfd");
+	watch(p, 0, UFFDIO_REGISTER_MODE_MISSING);
+}
+
+/* All is there, and nobody will ever say that it may be mapped a second time. */
+static void minor(void)
+{
+	int fd = memfd_create("minor", 0);
+
+	if (ftruncate(fd, LEN))
+		err(1, "ftruncate");
+	mark(map(LEN, MAP_SHARED, fd), LEN, "in-minor");
+	watch(map(LEN, MAP_SHARED, fd), UFFD_FEATURE_MINOR_SHMEM, UFFDIO_REGISTER_MODE_MINOR);
 }
 
 #ifdef __LP64__
@@ -533,15 +569,6 @@ static void threads(void)
 		pthread_create(&t, NULL, outer, NULL);
 }
 
-static void say_time(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	printf("now %lld.%09ld\n", (long long)ts.tv_sec, (long)ts.tv_nsec);
-	exit(0);
-}
-
 static void nonblock(char **argv)
 {
 	fcntl(1, F_SETFL, fcntl(1, F_GETFL) | O_NONBLOCK);
@@ -582,9 +609,10 @@ static const struct {
 	{ "vforks", vforks }, { "execs", execs }, { "second", second },
 	{ "may_exit", may_exit }, { "traces", traces }, { "zombie", zombie },
 	{ "thread", thread }, { "stops", stops },
-	{ "threads", threads }, { "now", say_time }, { "lends", lends },
+	{ "threads", threads }, { "lends", lends },
 	{ "exec_threads", exec_threads }, { "changes", changes }, { "pending", pending },
 	{ "names", names }, { "large", large }, { "missing", missing },
+	{ "huge", huge }, { "minor", minor },
 #ifdef __LP64__
 	{ "narrow", narrow },
 #endif
