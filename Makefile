@@ -109,7 +109,8 @@ fetch:
 	@scripts/deps base
 	@scripts/kernel/fetch
 
-## make clean      remove out/ and the cache's builds; keep downloaded sources
+## make clean      remove out/ and the cache's builds; keep downloaded sources. To remove all,
+##                 rm -r the cache, after make refresh and make criu-refresh
 clean:
 	@scripts/kernel/clean
 
@@ -146,21 +147,23 @@ criu-refresh:
 ##
 ## Variables, and the targets that heed them:
 ## BASE=7.3        which Linux, or 6.12 or 6.1: test, test-pvmdump, places, neighbours, lint,
-##                 check-headers, check-commits, tree, refresh, fetch, series
+##                 check-headers, check-commits, tree, refresh, fetch, series, criu-check,
+##                 criu-measure
 ## ARCH=x86_64     the guest's machine: test, test-pvmdump. Besides x86_64: alpha, arm, arm64,
 ##                 i386, m68k, mips, mips64el, mipsel, powerpc, ppc64, ppc64le, riscv64,
 ##                 s390x, sparc64
-## CONFIG=debug    a kernel with more options, or kcsan: test, test-pvmdump, demo
+## CONFIG=debug    a kernel with more options: test, test-pvmdump, demo. Or kcsan, arm64-64k,
+##                 ppc64-64k, without (the call), or a file of the repository
 ## LINUX=path      a kernel tree of your own instead of Debian's source, to build, test or
 ##                 mail on; with BASE=7.3, it may be a newer one
 ## SERIES=gup      a series of its own, on top, or vmsplice; for 7.3: lint, check-commits,
-##                 tree, refresh, series
+##                 check-builds, bench-folios (gup), tree, refresh, series
 ## SIGNOFF=1       add your Signed-off-by: series, man-patch
 ## ASSISTED_BY=    add that tag, for tools that wrote parts: series, man-patch
 ## FRESH=1         run what has passed before, too: check, check-all, criu-check
 ## LANES=2         how many cells check and check-all run at a time
 ## JOBS=n          for make; the number of CPUs, if it is not set
-## ACCEL=kvm       boot guests with KVM instead of emulation
+## ACCEL=kvm       boot x86_64 guests with KVM instead of emulation: test, demo, bench
 ## XDG_CACHE_HOME  where sources and builds are kept: ~/.cache
 
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
