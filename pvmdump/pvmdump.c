@@ -60,10 +60,11 @@
  * @calls: how many calls it took; @hidden: how many bytes came from @mem
  * @tries: of finding a thread that has not ended
  * @going: a pipe that is closed when the process has been let go
+ * @holder: the thread that holds it
  * @started, @held: when, and for how long the process was stopped
  */
 struct dump {
-	pid_t pid, tid;
+	pid_t pid, tid, holder;
 	int id, mem, pagemap, pipe[2], going[2];
 	unsigned int flags;
 	bool stop, all, quiet, copy;
@@ -331,20 +332,34 @@ static void ignore_stops(bool ignore)
 		sigaction(signals[i], ignore ? &action : &old[i], ignore ? &old[i] : NULL);
 }
 
-/* The kernel lets go of what a thread traces when that ends, and before files are freed. */
 static void end_thread(int signal)
 {
 	(void)signal;
 	syscall(SYS_exit, 0);
 }
 
+/*
+ * When a thread ends, the kernel lets go of what it traces. When a program ends, the kernel
+ * may first free the file, which takes a second for some gigabytes. A thread that takes no
+ * signal, as it waits for a page, ends with the program.
+ */
+static void end_holder(const struct dump *d)
+{
+	int ret = syscall(SYS_tgkill, getpid(), d->holder, END_HOLDER);
+
+	for (int i = 0; !ret && i < 100; i++) {
+		poll(NULL, 0, 1);
+		ret = syscall(SYS_tgkill, getpid(), d->holder, 0);
+	}
+}
+
 /* First of all, the process has to be let go: no message may block that. */
-static void __attribute__((noreturn)) run_out_of_time(pthread_t holder)
+static void __attribute__((noreturn)) run_out_of_time(const struct dump *d)
 {
 	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
 	struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
 
-	pthread_kill(holder, END_HOLDER);
+	end_holder(d);
 	/* If that fails, there is nobody to tell. */
 	if (poll(&pollfd, 1, 0) == 1)
 		(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
@@ -437,6 +452,7 @@ static void *do_held(void *arg)
 {
 	struct dump *d = arg;
 
+	d->holder = gettid();
 	hold(d);
 	if (d->stop) {
 		open_held(d);
@@ -469,7 +485,7 @@ static void hold_in_time(struct dump *d)
 		err(EXIT_FAILURE, "can't start a thread");
 	pollfd.fd = d->going[0];
 	if (d->timeout && !poll(&pollfd, 1, d->timeout * 1000))
-		run_out_of_time(thread);
+		run_out_of_time(d);
 	errno = pthread_join(thread, NULL);
 	if (errno)
 		err(EXIT_FAILURE, "can't wait for a thread");
