@@ -458,12 +458,14 @@ static void add_mapping(struct core *core, const struct mapping *m, unsigned lon
 	for (size_t i = 0; i < m->content.nr; i++) {
 		struct range r = m->content.at[i];
 
-		if (at < r.start)
+		if (at < r.start && m->lacks)
+			add_segment(core, m, (struct range){ at, r.start }, NOTHING);
+		else if (at < r.start)
 			add_gap(core, m, (struct range){ at, r.start }, left);
 		add_segment(core, m, r, DATA);
 		at = r.end;
 	}
-	if (at < m->zero_end) {
+	if (at < m->zero_end && !m->lacks) {
 		add_gap(core, m, (struct range){ at, m->zero_end }, left);
 		at = m->zero_end;
 	}

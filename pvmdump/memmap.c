@@ -253,6 +253,15 @@ static void add_whole(struct mapping *m)
 		ranges_add(&m->content, m->range.start, m->zero_end);
 }
 
+/*
+ * In page tables of shared memory, and of hugetlbfs, what is called swapped is only a mark
+ * of userfaultfd: the data is in the file, or not there.
+ */
+static bool has_swap(const struct mapping *m)
+{
+	return !is_shared(m) && !has_flag(m, " ht");
+}
+
 /* By page tables, which takes no time where there are none. Returns 0 or -errno. */
 static int scan_tables(int pagemap, struct mapping *m, uint64_t without)
 {
@@ -260,7 +269,8 @@ static int scan_tables(int pagemap, struct mapping *m, uint64_t without)
 	struct scan scan = {
 		.size = sizeof(scan), .start = m->range.start, .end = m->range.end,
 		.vec = (uintptr_t)regions, .vec_len = 1024, .inverted = without,
-		.all_of = without, .any_of = IS_PRESENT | IS_SWAPPED, .returned = IS_PRESENT,
+		.all_of = without, .any_of = IS_PRESENT | (has_swap(m) ? IS_SWAPPED : 0),
+		.returned = IS_PRESENT,
 	};
 
 	while (scan.start < scan.end) {
@@ -282,10 +292,11 @@ static int scan_tables(int pagemap, struct mapping *m, uint64_t without)
 static int read_pagemap(const struct source *s, struct mapping *m)
 {
 	static uint64_t entries[65536];
+	uint64_t there = PM_PRESENT | (has_swap(m) ? PM_SWAP : 0);
 	unsigned long long at = m->range.start;
 
 	while (at < m->range.end) {
-		size_t want = (m->range.end - at) / s->page * sizeof(*entries);
+		unsigned long long want = (m->range.end - at) / s->page * sizeof(*entries);
 		ssize_t n;
 
 		if (want > sizeof(entries))
@@ -294,7 +305,7 @@ static int read_pagemap(const struct source *s, struct mapping *m)
 		if (n < (ssize_t)sizeof(*entries))
 			return -ESRCH;
 		for (size_t i = 0; i < n / sizeof(*entries); i++, at += s->page)
-			if ((entries[i] & (PM_PRESENT | PM_SWAP)) && !(entries[i] & PM_GUARD))
+			if ((entries[i] & there) && !(entries[i] & PM_GUARD))
 				ranges_add(&m->content, at, at + s->page);
 	}
 	return 0;
@@ -395,11 +406,15 @@ static void end_with_file(const struct source *s, struct mapping *m, off_t size)
 	m->zero_end = m->range.start + (len < to_end ? len : to_end);
 }
 
+/* Or a guard, which does not say whether there would be something. */
 static bool is_readable(const struct source *s, unsigned long long at)
 {
+	uint64_t entry = 0;
 	char byte;
 
-	return pread(s->mem, &byte, 1, at) == 1;
+	return pread(s->mem, &byte, 1, at) == 1 ||
+	       (pread(s->pagemap, &entry, sizeof(entry), at / s->page * sizeof(entry)) ==
+		sizeof(entry) && (entry & PM_GUARD));
 }
 
 /* The same without the file. If not even the start can be read, it is not for that. */
@@ -510,8 +525,8 @@ static bool may_have_untouched(const struct mapping *m)
 }
 
 /*
- * What others have put into the file, and this process has not touched: it can be read
- * with no effect but that it is mapped then; or userfaultfd has to tell that it may be.
+ * What is in the file, and not in this process's page tables. To read it there does no more
+ * than map it; but with userfaultfd for minor faults, that takes an answer from who watches.
  */
 static void add_untouched(const struct source *s, struct mapping *m)
 {
@@ -526,14 +541,14 @@ static void add_untouched(const struct source *s, struct mapping *m)
 		if (fd >= 0)
 			find_nonzero(s, m, fd, gap, &found);
 		else if (gap.start < gap.end)
-			m->lacks = "to find them takes privilege";
+			m->lacks = "the file can't be opened";
 		if (i < m->content.nr)
 			gap.start = m->content.at[i].end;
 	}
 	if (fd >= 0)
 		close(fd);
 	if (found.nr && has_flag(m, " ui"))
-		m->lacks = "to read them waits for its userfaultfd";
+		m->lacks = "to read them, its userfaultfd has to answer";
 	else
 		for (size_t i = 0; i < found.nr; i++)
 			ranges_add(&m->content, found.at[i].start, found.at[i].end);
@@ -582,8 +597,7 @@ static int find_content(const struct source *s, struct mapping *m)
 	}
 	add_file(s, m, fd);
 	close(fd);
-	if (is_shared(m))
-		return 0;
+	/* What was written by a shared mapping, FUSE may not know yet. */
 	ret = add_touched(s, m);
 	sort_ranges(&m->content);
 	return ret;

@@ -51,7 +51,7 @@ enum fate {
  * @content: the parts that have data
  * @zero_end: up to there, all that is not in @content reads as zeroes; behind it,
  *	nothing is known
- * @lacks: why it may have data that is not in @content, or NULL
+ * @lacks: why it may have data, anywhere in it, that is not in @content, or NULL
  */
 struct mapping {
 	struct range range;

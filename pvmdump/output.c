@@ -8,6 +8,8 @@
 #include <linux/magic.h>
 #include <linux/sockios.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -32,6 +34,7 @@ void output_abandon(void)
 
 static void die_by(int signal)
 {
+	let_go();
 	output_abandon();
 	raise(signal);
 }
@@ -95,6 +98,9 @@ static int connect_to(const char *host, const char *port)
 	freeaddrinfo(list);
 	/* A peer that has lost its power would have the process held for good. */
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){ 1 }, sizeof(int));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){ 30 }, sizeof(int));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &(int){ 10 }, sizeof(int));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){ 3 }, sizeof(int));
 	return fd;
 }
 
@@ -358,8 +364,10 @@ void output_finish(struct output *out)
 		wait_for_queue(out->fd);
 	} else if (!shutdown(out->fd, SHUT_WR)) {
 		wait_for_peer(out->fd);
-	} else {
+	} else if (errno == ENOTSOCK) {
 		wait_for_reader(out->fd);
+	} else {
+		err(EXIT_FAILURE, "the peer has not taken all of it");
 	}
 }
 

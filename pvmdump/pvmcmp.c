@@ -149,17 +149,20 @@ static void compare(const struct image *image, const struct part *s, int mem, st
 	}
 }
 
-/* All content of the process, in order. */
-static struct ranges find_content(pid_t pid, bool all)
+/* All content of the process, in order; *lacks says whether there may be more. */
+static struct ranges find_content(pid_t pid, bool all, bool *lacks)
 {
 	struct ranges list = {};
 	struct memmap map = {};
+
+	*lacks = false;
 
 	if (memmap_read(&map, pid, all))
 		errx(2, "can't read the maps of process %d", pid);
 	for (size_t i = 0; i < map.nr; i++) {
 		const struct ranges *content = &map.mappings[i].content;
 
+		*lacks |= map.mappings[i].lacks != NULL;
 		for (size_t j = 0; j < content->nr; j++)
 			ranges_add(&list, content->at[j].start, content->at[j].end);
 	}
@@ -220,6 +223,7 @@ int main(int argc, char **argv)
 	bool all = argc > 1 && (!strcmp(argv[1], "-a") || !strcmp(argv[1], "--all"));
 	unsigned long long bytes = 0;
 	struct ranges content, wanted;
+	bool lacks;
 	struct image image = {};
 	pid_t pid = 0;
 	int mem;
@@ -235,11 +239,13 @@ int main(int argc, char **argv)
 	mem = open_proc(pid, "mem");
 	if (mem < 0)
 		err(2, "process %s", argv[1 + all]);
-	content = find_content(pid, true);
-	wanted = all ? content : find_content(pid, false);
+	content = find_content(pid, true, &lacks);
+	wanted = all ? content : find_content(pid, false, &lacks);
 	check_complete(&image, &wanted);
 	for (size_t i = 0; i < image.nr; i++)
 		bytes += compare_segment(&image, &image.segments[i], mem, &content);
 	printf("identical: %llu bytes in %zu ranges\n", bytes, wanted.nr);
+	if (lacks)
+		errx(1, "MISSING, perhaps: memory that the process has not touched, as pvmdump says");
 	return 0;
 }

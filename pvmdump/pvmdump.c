@@ -60,11 +60,10 @@
  * @calls: how many calls it took; @hidden: how many bytes came from @mem
  * @tries: of finding a thread that has not ended
  * @going: a pipe that is closed when the process has been let go
- * @holder: the thread that holds it
  * @started, @held: when, and for how long the process was stopped
  */
 struct dump {
-	pid_t pid, tid, holder;
+	pid_t pid, tid;
 	int id, mem, pagemap, pipe[2], going[2];
 	unsigned int flags;
 	bool stop, all, quiet, copy;
@@ -332,10 +331,16 @@ static void ignore_stops(bool ignore)
 		sigaction(signals[i], ignore ? &action : &old[i], ignore ? &old[i] : NULL);
 }
 
+/* The thread that holds the process, and whether it is to let go: for signal handlers. */
+static volatile pid_t holder;
+static volatile sig_atomic_t giving_up;
+
+/* Who sends this signal from outside means nothing. */
 static void end_thread(int signal)
 {
 	(void)signal;
-	syscall(SYS_exit, 0);
+	if (giving_up && gettid() == holder)
+		syscall(SYS_exit, EXIT_FAILURE);
 }
 
 /*
@@ -343,23 +348,25 @@ static void end_thread(int signal)
  * may first free the file, which takes a second for some gigabytes. A thread that takes no
  * signal, as it waits for a page, ends with the program.
  */
-static void end_holder(const struct dump *d)
+void let_go(void)
 {
-	int ret = syscall(SYS_tgkill, getpid(), d->holder, END_HOLDER);
+	int ret;
 
+	giving_up = 1;
+	ret = holder ? syscall(SYS_tgkill, getpid(), holder, END_HOLDER) : -1;
 	for (int i = 0; !ret && i < 100; i++) {
 		poll(NULL, 0, 1);
-		ret = syscall(SYS_tgkill, getpid(), d->holder, 0);
+		ret = syscall(SYS_tgkill, getpid(), holder, 0);
 	}
 }
 
 /* First of all, the process has to be let go: no message may block that. */
-static void __attribute__((noreturn)) run_out_of_time(const struct dump *d)
+static void __attribute__((noreturn)) run_out_of_time(void)
 {
 	static const char text[] = "pvmdump: not done before the --timeout: the process goes on\n";
 	struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
 
-	end_holder(d);
+	let_go();
 	/* If that fails, there is nobody to tell. */
 	if (poll(&pollfd, 1, 0) == 1)
 		(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
@@ -392,6 +399,9 @@ static void check_stop(const struct dump *d)
 
 	if (tracer > 0 && read_status(tracer, "\nTgid:") == d->pid)
 		errx(EXIT_FAILURE, "process %d traces this one, and would wait for itself: leave out --stop",
+		     d->pid);
+	if (grants_access(d->tid))
+		errx(EXIT_FAILURE, "process %d may have to grant that files are opened (fanotify), and would wait for itself: leave out --stop",
 		     d->pid);
 	/* To close a file waits for its server. */
 	if ((is_fuse(d->out.fd) || is_fuse(STDOUT_FILENO) || is_fuse(STDERR_FILENO)) &&
@@ -451,8 +461,13 @@ static void write_core(struct dump *d)
 static void *do_held(void *arg)
 {
 	struct dump *d = arg;
+	sigset_t set;
 
-	d->holder = gettid();
+	/* All that ends the program is for the other thread. */
+	sigfillset(&set);
+	sigdelset(&set, END_HOLDER);
+	pthread_sigmask(SIG_SETMASK, &set, NULL);
+	holder = gettid();
 	hold(d);
 	if (d->stop) {
 		open_held(d);
@@ -473,6 +488,7 @@ static void hold_in_time(struct dump *d)
 	struct sigaction action = { .sa_handler = end_thread };
 	pthread_attr_t attr;
 	pthread_t thread;
+	int ret;
 
 	/* However large RLIMIT_STACK is. */
 	if (pthread_attr_init(&attr) || pthread_attr_setstacksize(&attr, 1 << 20))
@@ -484,8 +500,12 @@ static void hold_in_time(struct dump *d)
 	if (errno)
 		err(EXIT_FAILURE, "can't start a thread");
 	pollfd.fd = d->going[0];
-	if (d->timeout && !poll(&pollfd, 1, d->timeout * 1000))
-		run_out_of_time(d);
+	/* A signal that does nothing lets it begin anew. */
+	do {
+		ret = poll(&pollfd, 1, d->timeout ? (int)d->timeout * 1000 : -1);
+	} while (ret < 0);
+	if (!ret)
+		run_out_of_time();
 	errno = pthread_join(thread, NULL);
 	if (errno)
 		err(EXIT_FAILURE, "can't wait for a thread");
@@ -537,7 +557,7 @@ static size_t report_untouched(const struct memmap *map)
 		const struct mapping *m = &map->mappings[i];
 
 		if (m->lacks && nr++ < 10)
-			warnx("%llx-%llx: pages that only other processes have touched may be missing: %s",
+			warnx("%llx-%llx: what the process has not touched there may be missing: %s",
 			      m->range.start, m->range.end, m->lacks);
 	}
 	if (nr > 10)

@@ -35,6 +35,9 @@ long read_status(pid_t tid, const char *field);
 /* Has it /dev/fuse open? */
 bool serves_fuse(pid_t tid);
 
+/* Does fanotify ask it before somebody gets at a file? */
+bool grants_access(pid_t tid);
+
 /* The set of signals that is there. */
 unsigned long long read_signals(pid_t tid, const char *field);
 
@@ -119,6 +122,11 @@ bool core_init(struct core *core, pid_t tid);
 size_t core_add_threads(struct core *core, pid_t pid, const struct threads *threads);
 bool core_add_process(struct core *core, pid_t pid, pid_t tid, const struct memmap *map);
 void core_lay_out(struct core *core, const struct memmap *map);
+
+/* pvmdump.c */
+
+/* If a process is held by a thread, end that first; for signal handlers, too. */
+void let_go(void);
 
 /* output.c */
 

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fanotify.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -131,6 +132,27 @@ bool serves_fuse(pid_t tid)
 	while (dir && !found && (entry = readdir(dir)))
 		found = !fstatat(dirfd(dir), entry->d_name, &st, 0) && S_ISCHR(st.st_mode) &&
 			st.st_rdev == makedev(MISC_MAJOR, FUSE_MINOR);
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+bool grants_access(pid_t tid)
+{
+	DIR *dir = open_folder(tid, "fdinfo");
+	struct dirent *entry;
+	bool found = false;
+	char name[300], text[4096];
+	unsigned int flags;
+	const char *at;
+
+	while (dir && !found && (entry = readdir(dir))) {
+		snprintf(name, sizeof(name), "fdinfo/%s", entry->d_name);
+		at = read_text(tid, name, text, sizeof(text)) ?
+		     strstr(text, "fanotify flags:") : NULL;
+		found = at && sscanf(at, "fanotify flags:%x", &flags) == 1 &&
+			(flags & (FAN_CLASS_CONTENT | FAN_CLASS_PRE_CONTENT));
+	}
 	if (dir)
 		closedir(dir);
 	return found;
@@ -427,6 +449,14 @@ static void wait_for_threads(struct threads *threads, double started)
 	look_at_threads(threads, true, false);
 }
 
+/* A thread that ends while /proc lists it can end the list. */
+static bool lacks_threads(const struct threads *threads, pid_t pid)
+{
+	long known = threads->nr + (!is_known(threads, pid) && has_ended(pid));
+
+	return read_status(pid, "\nThreads:") > known;
+}
+
 bool hold_process(struct threads *threads, pid_t pid, bool must)
 {
 	double started = now();
@@ -436,6 +466,7 @@ bool hold_process(struct threads *threads, pid_t pid, bool must)
 	while (found && ok) {
 		ok = seize_threads(threads, pid, must, &found);
 		wait_for_threads(threads, started);
+		found |= lacks_threads(threads, pid) && ++threads->refused < 300;
 	}
 	if (!ok && must)
 		exit(EXIT_FAILURE);

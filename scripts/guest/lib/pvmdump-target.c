@@ -84,7 +84,8 @@ static void guards(void)
 		err(1, "ftruncate");
 	for (int i = 0; i < 3; i++) {
 		mark(p[i], LEN, "in-guards");
-		if (madvise(p[i] + 4 * PAGE, 3 * PAGE, MADV_GUARD_INSTALL))
+		if (madvise(p[i] + 4 * PAGE, 3 * PAGE, MADV_GUARD_INSTALL) ||
+		    madvise(p[i] + LEN - PAGE, PAGE, MADV_GUARD_INSTALL))
 			ready(0);
 	}
 }
