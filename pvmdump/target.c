@@ -175,7 +175,8 @@ static pid_t look_for_thread(pid_t pid, bool *others)
 	DIR *dir = open_folder(pid, "task");
 	pid_t tid;
 
-	*others = false;
+	/* The list may be cut short. */
+	*others = read_status(pid, "\nThreads:") > 1;
 	while ((tid = next_thread(dir)) && has_ended(tid))
 		*others |= tid != pid;
 	if (dir)
