@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,14 +15,17 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "memmap.h"
 
 /* Documentation/admin-guide/mm/pagemap.rst; older headers lack some of it. */
+#define PM_UFFD_WP	(1ULL << 57)
 #define PM_SWAP		(1ULL << 62)
 #define PM_PRESENT	(1ULL << 63)
 
+#define IS_WRITTEN	(1 << 1)
 #define IS_PRESENT	(1 << 3)
 #define IS_SWAPPED	(1 << 4)
 #define IS_ZERO		(1 << 5)
@@ -83,6 +87,13 @@ void ranges_add(struct ranges *list, unsigned long long start, unsigned long lon
 	}
 	list->at = grow(list->at, list->nr, sizeof(*list->at));
 	list->at[list->nr++] = (struct range){ start, end };
+}
+
+bool is_fuse(int fd)
+{
+	struct statfs fs;
+
+	return !fstatfs(fd, &fs) && fs.f_type == FUSE_SUPER_MAGIC;
 }
 
 int open_proc(pid_t tid, const char *name)
@@ -149,6 +160,8 @@ static void add_field(struct mapping *m, const char *line)
 	if (value && (!strncmp(line, "Rss:", 4) || !strncmp(line, "Swap:", 5) ||
 		      strstr(line, "_Hugetlb:")))
 		m->resident += strtoull(value + 1, NULL, 10) * 1024;
+	if (!strncmp(line, "Swap:", 5))
+		m->swap += strtoull(value + 1, NULL, 10) * 1024;
 	if (!strncmp(line, "Swap:", 5) || !strncmp(line, "Anonymous:", 10))
 		m->anon += strtoull(value + 1, NULL, 10) * 1024;
 	if (!strncmp(line, "VmFlags:", 8))
@@ -201,11 +214,20 @@ static bool is_deleted(const struct mapping *m)
 	return len >= strlen(suffix) && !strcmp(m->name + len - strlen(suffix), suffix);
 }
 
-/* The kernel's own, devices, and what memfd_secret() keeps from everybody. */
-static bool is_unreadable(const struct mapping *m)
+/* What memfd_secret() keeps from everybody; a file may have that name, too. */
+static bool is_secret(const struct source *s, const struct mapping *m)
+{
+	char byte;
+
+	return !strcmp(m->name, "/secretmem (deleted)") &&
+	       pread(s->mem, &byte, 1, m->range.start) != 1;
+}
+
+/* Also the kernel's own, and devices. */
+static bool is_unreadable(const struct source *s, const struct mapping *m)
 {
 	return has_flag(m, " io") || has_flag(m, " pf") || !strncmp(m->name, "[vvar", 5) ||
-	       !strcmp(m->name, "[vsyscall]") || !strcmp(m->name, "/secretmem (deleted)");
+	       !strcmp(m->name, "[vsyscall]") || is_secret(s, m);
 }
 
 /* Has a private mapping of a file been written to? Without smaps, it may have been. */
@@ -214,13 +236,13 @@ static bool is_written(const struct mapping *m)
 	return m->anon || (!m->flags[0] && m->perms[1] == 'w');
 }
 
-/* The bits of which one has to be set. */
+/* The bits of which one has to be set. One that has lost a name may have another. */
 static unsigned long filter_bits(const struct mapping *m)
 {
 	if (has_flag(m, " ht"))
 		return is_shared(m) ? HUGE_SHARED : HUGE_PRIVATE;
 	if (is_shared(m))
-		return is_deleted(m) ? ANON_SHARED : FILE_SHARED;
+		return FILE_SHARED | (is_deleted(m) ? ANON_SHARED : 0);
 	if (!m->device)
 		return ANON_PRIVATE;
 	return FILE_PRIVATE | (is_written(m) || is_deleted(m) ? ANON_PRIVATE : 0);
@@ -228,7 +250,7 @@ static unsigned long filter_bits(const struct mapping *m)
 
 static enum fate decide(const struct source *s, const struct mapping *m)
 {
-	if (is_unreadable(m))
+	if (is_unreadable(s, m))
 		return LEFT_UNREADABLE;
 	if (s->all || !strcmp(m->name, "[vdso]"))
 		return TAKEN;
@@ -242,6 +264,7 @@ static bool starts_elf_file(const struct source *s, const struct mapping *m)
 	char magic[4];
 
 	return m->device && !m->offset && !is_shared(m) && m->perms[0] == 'r' &&
+	       !has_flag(m, " ht") &&
 	       pread(s->mem, magic, 4, m->range.start) == 4 && !memcmp(magic, "\177ELF", 4);
 }
 
@@ -254,23 +277,28 @@ static void add_whole(struct mapping *m)
 }
 
 /*
- * In page tables of shared memory, and of hugetlbfs, what is called swapped is only a mark
- * of userfaultfd: the data is in the file, or not there.
+ * What page tables call swapped may be a mark by which userfaultfd protects a page that is
+ * not there; to read that would bring one, or wait. Of shared memory, what is in swap is
+ * found by the file, and the rest of what is called so can't be read.
  */
-static bool has_swap(const struct mapping *m)
+enum swapped { NOT, BUT_FOR_MARKS, ALL };
+
+static enum swapped wanted_swap(const struct mapping *m)
 {
-	return !is_shared(m) && !has_flag(m, " ht");
+	if (is_shared(m))
+		return NOT;
+	return has_flag(m, " uw") && !m->swap ? BUT_FOR_MARKS : ALL;
 }
 
-/* By page tables, which takes no time where there are none. Returns 0 or -errno. */
-static int scan_tables(int pagemap, struct mapping *m, uint64_t without)
+/* Up to 7.3 at least, walk_end may be before the last that was found. */
+static int scan_tables(int pagemap, struct mapping *m, uint64_t without, uint64_t with,
+		       uint64_t any)
 {
 	static struct scan_region regions[1024];
 	struct scan scan = {
 		.size = sizeof(scan), .start = m->range.start, .end = m->range.end,
 		.vec = (uintptr_t)regions, .vec_len = 1024, .inverted = without,
-		.all_of = without, .any_of = IS_PRESENT | (has_swap(m) ? IS_SWAPPED : 0),
-		.returned = IS_PRESENT,
+		.all_of = without | with, .any_of = any, .returned = IS_PRESENT,
 	};
 
 	while (scan.start < scan.end) {
@@ -280,7 +308,6 @@ static int scan_tables(int pagemap, struct mapping *m, uint64_t without)
 			return -errno;
 		for (int i = 0; i < n; i++)
 			ranges_add(&m->content, regions[i].start, regions[i].end);
-		/* Up to 7.3 at least, walk_end may be before the last that was found. */
 		scan.start = scan.walk_end;
 		if (n && scan.start < regions[n - 1].end)
 			scan.start = regions[n - 1].end;
@@ -288,11 +315,19 @@ static int scan_tables(int pagemap, struct mapping *m, uint64_t without)
 	return 0;
 }
 
+static bool is_there(uint64_t entry, enum swapped swapped)
+{
+	if (entry & PM_GUARD)
+		return false;
+	return (entry & PM_PRESENT) ||
+	       ((entry & PM_SWAP) && (swapped == ALL || (swapped == BUT_FOR_MARKS &&
+							 !(entry & PM_UFFD_WP))));
+}
+
 /* The same before Linux 6.7, which does not tell zero pages. */
 static int read_pagemap(const struct source *s, struct mapping *m)
 {
 	static uint64_t entries[65536];
-	uint64_t there = PM_PRESENT | (has_swap(m) ? PM_SWAP : 0);
 	unsigned long long at = m->range.start;
 
 	while (at < m->range.end) {
@@ -305,26 +340,77 @@ static int read_pagemap(const struct source *s, struct mapping *m)
 		if (n < (ssize_t)sizeof(*entries))
 			return -ESRCH;
 		for (size_t i = 0; i < n / sizeof(*entries); i++, at += s->page)
-			if ((entries[i] & there) && !(entries[i] & PM_GUARD))
+			if (is_there(entries[i], wanted_swap(m)))
 				ranges_add(&m->content, at, at + s->page);
 	}
 	return 0;
 }
 
+static int compare_ranges(const void *a, const void *b)
+{
+	const struct range *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+/* Two lists have become one. */
+static void sort_ranges(struct ranges *list)
+{
+	size_t nr = 0;
+
+	qsort(list->at, list->nr, sizeof(*list->at), compare_ranges);
+	for (size_t i = 0; i < list->nr; i++) {
+		struct range *last = nr ? &list->at[nr - 1] : NULL;
+
+		if (!last || list->at[i].start > last->end)
+			list->at[nr++] = list->at[i];
+		else if (list->at[i].end > last->end)
+			last->end = list->at[i].end;
+	}
+	list->nr = nr;
+}
+
+/* Takes no time where there are no page tables. */
+static int scan(const struct source *s, struct mapping *m, uint64_t without)
+{
+	enum swapped swapped = wanted_swap(m);
+	int ret = scan_tables(s->pagemap, m, without, 0,
+			      IS_PRESENT | (swapped == ALL ? IS_SWAPPED : 0));
+
+	/* What is protected does not count as written. */
+	if (!ret && swapped == BUT_FOR_MARKS)
+		ret = scan_tables(s->pagemap, m, without, IS_SWAPPED | IS_WRITTEN, 0);
+	return ret;
+}
+
+/* Adds what page tables have. Returns 0 or -errno. */
 static int add_touched(const struct source *s, struct mapping *m)
 {
 	size_t before = m->content.nr;
+	int ret = 0;
 
 	if (s->pagemap < 0) {
 		add_whole(m);
-		return 0;
+	} else if (scan(s, m, IS_ZERO | IS_GUARD)) {
+		/* Linux before 6.15 does not tell guards. */
+		m->content.nr = before;
+		ret = scan(s, m, IS_ZERO);
+		if (ret) {
+			m->content.nr = before;
+			ret = read_pagemap(s, m);
+		}
 	}
-	/* Linux 6.15 and later tell guards. */
-	if (!scan_tables(s->pagemap, m, IS_ZERO | IS_GUARD) ||
-	    !scan_tables(s->pagemap, m, IS_ZERO))
-		return 0;
-	m->content.nr = before;
-	return read_pagemap(s, m);
+	sort_ranges(&m->content);
+	return ret;
+}
+
+/* Where some of the leases may be of processes that this namespace does not have. */
+static bool hides_leases(void)
+{
+	struct stat st;
+
+	/* PID_NS_INIT_INO of linux/nsfs.h, which older headers lack. */
+	return stat("/proc/self/ns/pid", &st) || st.st_ino != 0xeffffffc;
 }
 
 /* By any of its names: of some file systems, it has another device there. */
@@ -332,7 +418,7 @@ static bool has_lease(const struct mapping *m)
 {
 	FILE *f = fopen("/proc/locks", "re");
 	unsigned long long inode;
-	bool found = false;
+	bool found = !is_deleted(m) && hides_leases();
 	char line[256];
 
 	while (f && !found && fgets(line, sizeof(line), f))
@@ -463,30 +549,6 @@ static void add_file(const struct source *s, struct mapping *m, int fd)
 	}
 }
 
-static int compare_ranges(const void *a, const void *b)
-{
-	const struct range *x = a, *y = b;
-
-	return x->start < y->start ? -1 : x->start > y->start;
-}
-
-/* Two lists have become one. */
-static void sort_ranges(struct ranges *list)
-{
-	size_t nr = 0;
-
-	qsort(list->at, list->nr, sizeof(*list->at), compare_ranges);
-	for (size_t i = 0; i < list->nr; i++) {
-		struct range *last = nr ? &list->at[nr - 1] : NULL;
-
-		if (!last || list->at[i].start > last->end)
-			list->at[nr++] = list->at[i];
-		else if (list->at[i].end > last->end)
-			last->end = list->at[i].end;
-	}
-	list->nr = nr;
-}
-
 /* What is not zeroes in a part of the file: hugetlbfs does not tell what holes it has. */
 static void find_nonzero(const struct source *s, const struct mapping *m, int fd,
 			 struct range part, struct ranges *found)
@@ -518,10 +580,10 @@ static void find_nonzero(const struct source *s, const struct mapping *m, int fd
 	}
 }
 
-/* Of an anonymous private mapping, the file is the kernel's own affair. */
-static bool may_have_untouched(const struct mapping *m)
+/* MAP_ANONYMOUS | MAP_PRIVATE: nothing ever is in the file. */
+static bool is_anonymous(const struct mapping *m)
 {
-	return is_shared(m) || strncmp(m->name, "/anon_hugepage", 14);
+	return !is_shared(m) && !strcmp(m->name, "/anon_hugepage (deleted)");
 }
 
 /*
@@ -540,7 +602,7 @@ static void add_untouched(const struct source *s, struct mapping *m)
 		gap.end = i < m->content.nr ? m->content.at[i].start : m->range.end;
 		if (fd >= 0)
 			find_nonzero(s, m, fd, gap, &found);
-		else if (gap.start < gap.end)
+		else if (gap.start < gap.end && !is_anonymous(m))
 			m->lacks = "the file can't be opened";
 		if (i < m->content.nr)
 			gap.start = m->content.at[i].end;
@@ -577,30 +639,30 @@ static int find_content(const struct source *s, struct mapping *m)
 		return add_touched(s, m);
 	if (has_flag(m, " ht") || has_flag(m, " ui")) {
 		ret = add_touched(s, m);
-		if (!ret && may_have_untouched(m))
+		if (!ret)
 			add_untouched(s, m);
 		return ret;
 	}
 	found = find_file(s, m, path, &st);
 	/* A device, where open() may do more than open, or what never was in a directory. */
-	if (found ? !S_ISREG(st.st_mode) : m->name[0] != '/')
+	if (found ? !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode) : m->name[0] != '/')
 		return add_touched(s, m);
-	fd = found ? open_file(m, path) : -1;
-	if (found)
+	fd = found && S_ISREG(st.st_mode) ? open_file(m, path) : -1;
+	if (found && S_ISREG(st.st_mode))
 		end_with_file(s, m, st.st_size);
 	else
 		find_end(s, m);
-	/* What has not been touched is as the file has it. */
-	if (fd < 0) {
+	/*
+	 * What has not been touched is as the file has it; a FUSE server may not know yet
+	 * what was written.
+	 */
+	if (fd < 0 || is_fuse(fd))
 		add_whole(m);
-		return 0;
-	}
-	add_file(s, m, fd);
-	close(fd);
-	/* What was written by a shared mapping, FUSE may not know yet. */
-	ret = add_touched(s, m);
-	sort_ranges(&m->content);
-	return ret;
+	else
+		add_file(s, m, fd);
+	if (fd >= 0)
+		close(fd);
+	return add_touched(s, m);
 }
 
 /* As much as tells which file it is. */

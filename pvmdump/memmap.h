@@ -44,6 +44,7 @@ enum fate {
  * @device: where that is; 0 without a file
  * @resident: bytes in memory or in swap
  * @anon: how many of these are the process's own
+ * @swap: bytes in swap
  * @perms: rwxp
  * @flags: VmFlags, with a blank before each
  * @name: of the file, or what it is
@@ -55,7 +56,7 @@ enum fate {
  */
 struct mapping {
 	struct range range;
-	unsigned long long offset, inode, resident, anon;
+	unsigned long long offset, inode, resident, anon, swap;
 	dev_t device;
 	char perms[5];
 	char *flags, *name;
@@ -89,6 +90,9 @@ int memmap_read(struct memmap *map, pid_t tid, bool all);
 
 /* Open a file of /proc/TID; returns -1 and errno. */
 int open_proc(pid_t tid, const char *name);
+
+/* Whether a process serves its file system. */
+bool is_fuse(int fd);
 
 /* Append a range; one that continues the last becomes part of it. */
 void ranges_add(struct ranges *list, unsigned long long start, unsigned long long end);

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/magic.h>
 #include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -18,7 +17,6 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "pvmdump.h"
@@ -96,7 +94,7 @@ static int connect_to(const char *host, const char *port)
 	if (fd < 0)
 		err(EXIT_FAILURE, "can't connect to %s, port %s", host, port);
 	freeaddrinfo(list);
-	/* A peer that has lost its power would have the process held for good. */
+	/* A peer that loses its power when all is sent would have the process held for good. */
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){ 1 }, sizeof(int));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){ 30 }, sizeof(int));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &(int){ 10 }, sizeof(int));
@@ -199,13 +197,6 @@ void output_open(struct output *out, const char *name)
 	out->fd = open_output(out, name);
 	if (isatty(out->fd))
 		errx(EXIT_FAILURE, "the output is a terminal");
-}
-
-bool is_fuse(int fd)
-{
-	struct statfs fs;
-
-	return !fstatfs(fd, &fs) && fs.f_type == FUSE_SUPER_MAGIC;
 }
 
 /* After a failure: returns to try again, or ends the program. */

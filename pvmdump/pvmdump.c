@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -392,6 +393,22 @@ static void release(struct dump *d)
 	d->held = now() - d->held;
 }
 
+/* A message must not wait for a reader, who may be the process that is held. */
+static void unblock_messages(void)
+{
+	struct stat st;
+	int fd;
+
+	if (fstat(STDERR_FILENO, &st) || !(S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)))
+		return;
+	/* O_NONBLOCK of the same file would be that of others, too. */
+	fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	if (fd >= 0) {
+		dup2(fd, STDERR_FILENO);
+		close(fd);
+	}
+}
+
 /* Some ways to wait for the process that is held do not end with pvmdump. */
 static void check_stop(const struct dump *d)
 {
@@ -484,6 +501,7 @@ static void *do_held(void *arg)
  */
 static void hold_in_time(struct dump *d)
 {
+	double deadline = now() + d->timeout;
 	struct pollfd pollfd;
 	struct sigaction action = { .sa_handler = end_thread };
 	pthread_attr_t attr;
@@ -500,12 +518,14 @@ static void hold_in_time(struct dump *d)
 	if (errno)
 		err(EXIT_FAILURE, "can't start a thread");
 	pollfd.fd = d->going[0];
-	/* A signal that does nothing lets it begin anew. */
+	/* Until it is closed; a signal that does nothing ends poll(). */
 	do {
-		ret = poll(&pollfd, 1, d->timeout ? (int)d->timeout * 1000 : -1);
-	} while (ret < 0);
-	if (!ret)
-		run_out_of_time();
+		double left = d->timeout ? deadline - now() : 1000;
+
+		ret = left > 0 ? poll(&pollfd, 1, left * 1000) : 0;
+		if (!ret && d->timeout)
+			run_out_of_time();
+	} while (ret <= 0);
 	errno = pthread_join(thread, NULL);
 	if (errno)
 		err(EXIT_FAILURE, "can't wait for a thread");
@@ -706,8 +726,10 @@ int main(int argc, char **argv)
 	choose_call(&d);
 	block_signals();
 	output_open(&d.out, argv[optind + 1]);
-	if (d.stop)
+	if (d.stop) {
 		check_stop(&d);
+		unblock_messages();
+	}
 	if (!d.quiet && isatty(STDERR_FILENO))
 		shown = 0;
 	dump(&d);

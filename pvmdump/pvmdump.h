@@ -147,8 +147,6 @@ struct output {
 
 /* All of these end the program if they fail. */
 void output_open(struct output *out, const char *name);
-/* Whether a process serves its file system. */
-bool is_fuse(int fd);
 void output_write(struct output *out, const void *data, size_t len);
 void output_zeroes(struct output *out, size_t len);
 void output_splice(struct output *out, int pipe, size_t len);

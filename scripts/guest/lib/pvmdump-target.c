@@ -425,7 +425,7 @@ static void large(void)
 	close(fd);
 }
 
-static void watch(char *p, int features, int mode)
+static int watch(char *p, int features, int mode)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
 	struct uffdio_register range = { { (unsigned long)p, LEN }, .mode = mode };
@@ -433,6 +433,7 @@ static void watch(char *p, int features, int mode)
 
 	if (ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &range))
 		err(1, "userfaultfd");
+	return uffd;
 }
 
 /* Nobody will ever bring what is between the first page and the last. */
@@ -459,6 +460,21 @@ static void minor(void)
 		err(1, "ftruncate");
 	mark(map(LEN, MAP_SHARED, fd), LEN, "in-minor");
 	watch(map(LEN, MAP_SHARED, fd), UFFD_FEATURE_MINOR_SHMEM, UFFDIO_REGISTER_MODE_MINOR);
+}
+
+/* Protected, and not there, but for the first: nobody will ever bring the others. */
+static void marks(void)
+{
+	char *p = map(LEN, MAP_PRIVATE, -1);
+	struct uffdio_writeprotect wp = {
+		{ (unsigned long)p, LEN }, UFFDIO_WRITEPROTECT_MODE_WP
+	};
+
+	strcpy(p, "in-marks");
+	if (ioctl(watch(p, UFFD_FEATURE_WP_UNPOPULATED,
+			UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP),
+		  UFFDIO_WRITEPROTECT, &wp))
+		err(1, "UFFDIO_WRITEPROTECT");
 }
 
 #ifdef __LP64__
@@ -613,7 +629,7 @@ static const struct {
 	{ "threads", threads }, { "lends", lends },
 	{ "exec_threads", exec_threads }, { "changes", changes }, { "pending", pending },
 	{ "names", names }, { "large", large }, { "missing", missing },
-	{ "huge", huge }, { "minor", minor },
+	{ "huge", huge }, { "minor", minor }, { "marks", marks },
 #ifdef __LP64__
 	{ "narrow", narrow },
 #endif
