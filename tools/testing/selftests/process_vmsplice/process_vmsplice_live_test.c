@@ -412,10 +412,7 @@ TEST_F_TIMEOUT(fault, interrupted_at_the_end_while_the_pipe_is_locked, TIMEOUT)
 	EXPECT_EQ(0, in_pipe(self->rd));
 }
 
-/*
- * Assert that a call that has inserted something does not wait for the lock any
- * more: the caller may be the one to empty the socket.
- */
+/* Assert that a call that has inserted something waits for the lock no more. */
 TEST_F_TIMEOUT(fault, returns_while_the_pipe_is_locked, TIMEOUT)
 {
 	struct caller c = CALLER(0, THERE + page_size);

@@ -124,10 +124,7 @@ static inline bool signals_end_faults(void)
 	       major > 6 || (major == 6 && minor >= 2);
 }
 
-/*
- * The state of a caller that is in a fault, of which a message has come: S, or
- * D in kernels where only a fatal signal ends the wait.
- */
+/* The state of a caller in a fault: D where only a fatal signal ends that. */
 static inline char state_in_fault(pid_t tid)
 {
 	/* Others pass through D, too, for locks on PREEMPT_RT. */

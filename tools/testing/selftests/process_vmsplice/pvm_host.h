@@ -176,10 +176,7 @@ static inline void undo_setting(const struct change *c)
 		perror(c->what);
 }
 
-/*
- * Change it until the change is undone. Do not write what it is already, as the
- * file may be read-only.
- */
+/* Change it until that is undone; not if it is so: it may be read-only. */
 static inline bool change_setting(const char *path, const char *value)
 {
 	char was[64];
@@ -297,11 +294,26 @@ static inline void die_with_parent(void)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
+static pid_t forking;
+
+static inline void before_fork(void)
+{
+	forking = getpid();
+}
+
+/* The parent may have been killed by now. In a new pid namespace, it is 0. */
+static inline void after_fork(void)
+{
+	die_with_parent();
+	if (getppid() && getppid() != forking)
+		_exit(KSFT_FAIL);
+}
+
 /* In place of test_harness_run(). */
 static inline int run_tests(int argc, char **argv)
 {
 	start_restorer();
-	pthread_atfork(NULL, NULL, die_with_parent);
+	pthread_atfork(before_fork, NULL, after_fork);
 	return test_harness_run(argc, argv);
 }
 

@@ -507,10 +507,7 @@ static inline char thread_state(pid_t tid)
 	return paren ? paren[2] : 'X';
 }
 
-/*
- * Wait until the thread is in one of the states, or can't get there any more: a
- * zombie, or gone, and the answer Z or X.
- */
+/* Wait for one of the states; or for Z or X, if none can come any more. */
 static inline char wait_for_states(pid_t tid, const char *states)
 {
 	char state;
@@ -674,10 +671,7 @@ static inline uint64_t page_frame(pid_t pid, const void *addr)
 	return entry & PM_PRESENT ? entry & PM_PFN : 0;
 }
 
-/*
- * Move a page to the other node, which fails if something holds the page; or if
- * it is about to enter the LRU lists: hence some tries.
- */
+/* Move a page to the other node; in some tries, as others may hold it, too. */
 static inline bool moves(pid_t pid, void *page, int tries)
 {
 	int was, is, wanted;
