@@ -101,10 +101,7 @@ static bool is_right(const unsigned char *buf, size_t len, bool untouched)
 			   differs(buf, 0, len, OLD_BYTES) == len;
 }
 
-/*
- * Allocations for others (the allocator's own caches, kmemleak) fail as well,
- * without harm, and shift the numbers of the call's: hence several sweeps.
- */
+/* Others' allocations fail as well, without harm, and shift the numbers. */
 #define SWEEPS 10
 
 /* Assert that the call returns ENOMEM or a count whatever fails. */

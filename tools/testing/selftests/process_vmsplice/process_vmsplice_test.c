@@ -453,10 +453,7 @@ static void map_device(void)
 	close(fd);
 }
 
-/*
- * Find a readable mapping that the kernel calls VM_IO or VM_PFNMAP. Only some
- * kernels give the vDSO one: [vvar] is none any more.
- */
+/* A readable mapping with VM_IO or VM_PFNMAP: of some kernels, in the vDSO. */
 static void *find_io_mapping(void)
 {
 	FILE *f = fopen("/proc/self/smaps", "r");

@@ -295,6 +295,7 @@ static inline void die_with_parent(void)
 }
 
 static pid_t forking;
+static bool may_outlive;	/* is the child to stay if the parent ends? */
 
 static inline void before_fork(void)
 {
@@ -304,6 +305,8 @@ static inline void before_fork(void)
 /* The parent may have been killed by now. In a new pid namespace, it is 0. */
 static inline void after_fork(void)
 {
+	if (may_outlive)
+		return;
 	die_with_parent();
 	if (getppid() && getppid() != forking)
 		_exit(KSFT_FAIL);

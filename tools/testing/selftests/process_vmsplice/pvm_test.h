@@ -336,15 +336,17 @@ static inline void serve(unsigned char *mem, struct servers *s);
 
 static inline int fork_server(unsigned char *mem, struct servers *s)
 {
-	pid_t child = fork();
+	pid_t child;
 
+	/* It stays until the test is over. */
+	may_outlive = true;
+	child = fork();
+	may_outlive = false;
 	s->last++;
 	/* Nobody else must keep a server's end open when it exits. */
 	close(s->ctl[child ? s->last : s->me]);
 	if (child)
 		return child;
-	/* It may outlive its parent, but not the test. */
-	prctl(PR_SET_PDEATHSIG, 0);
 	s->me = s->last;
 	serve(mem, s);
 	return 0;
