@@ -290,7 +290,7 @@ static enum swapped wanted_swap(const struct mapping *m)
 	return has_flag(m, " uw") && !m->swap ? BUT_FOR_MARKS : ALL;
 }
 
-/* Up to 7.3 at least, walk_end may be before the last that was found. */
+/* Add what is in all categories of @with, in one of @any, and in none of @without. */
 static int scan_tables(int pagemap, struct mapping *m, uint64_t without, uint64_t with,
 		       uint64_t any)
 {
@@ -308,6 +308,7 @@ static int scan_tables(int pagemap, struct mapping *m, uint64_t without, uint64_
 			return -errno;
 		for (int i = 0; i < n; i++)
 			ranges_add(&m->content, regions[i].start, regions[i].end);
+		/* Up to 7.3 at least, walk_end may be before the last that was found. */
 		scan.start = scan.walk_end;
 		if (n && scan.start < regions[n - 1].end)
 			scan.start = regions[n - 1].end;
@@ -614,8 +615,9 @@ static void add_untouched(const struct source *s, struct mapping *m)
 	else
 		for (size_t i = 0; i < found.nr; i++)
 			ranges_add(&m->content, found.at[i].start, found.at[i].end);
+	if (found.nr)
+		sort_ranges(&m->content);
 	free(found.at);
-	sort_ranges(&m->content);
 }
 
 /*

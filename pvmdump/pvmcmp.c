@@ -156,7 +156,6 @@ static struct ranges find_content(pid_t pid, bool all, bool *lacks)
 	struct memmap map = {};
 
 	*lacks = false;
-
 	if (memmap_read(&map, pid, all))
 		errx(2, "can't read the maps of process %d", pid);
 	for (size_t i = 0; i < map.nr; i++) {
