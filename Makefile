@@ -152,12 +152,14 @@ criu-refresh:
 ## ARCH=x86_64     the guest's machine: test, test-pvmdump. Besides x86_64: alpha, arm, arm64,
 ##                 i386, m68k, mips, mips64el, mipsel, powerpc, ppc64, ppc64le, riscv64,
 ##                 s390x, sparc64
-## CONFIG=debug    a kernel with more options: test, test-pvmdump, demo. Or kcsan, arm64-64k,
+## CONFIG=debug    a kernel with more options: test, test-pvmdump, demo. Or kcsan (neighbours,
+##                 too), arm64-64k,
 ##                 ppc64-64k, without (the call), or a file of the repository
 ## LINUX=path      a kernel tree of your own instead of Debian's source, to build, test or
 ##                 mail on; with BASE=7.3, it may be a newer one
 ## SERIES=gup      a series of its own, on top, or vmsplice; for 7.3: lint, check-commits,
-##                 check-builds, bench-folios (gup), tree, refresh, series
+##                 check-builds, tree, refresh, series; gup: bench-folios, criu-measure,
+##                 neighbours
 ## SIGNOFF=1       add your Signed-off-by: series, man-patch
 ## ASSISTED_BY=    add that tag, for tools that wrote parts: series, man-patch
 ## FRESH=1         run what has passed before, too: check, check-all, criu-check
