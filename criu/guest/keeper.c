@@ -7,13 +7,13 @@
  * which lost, mixed up or tore a page is found out by the very process. A child has
  * some of its memory in common with it, until one of them writes.
  *
- *	keeper MIB [churn|quiet|prefork|reserve|vast]
+ *	keeper MIB [churn|quiet|prefork|huge|hugetlb|reserve|vast]
  *
  * SIGUSR1: compare all pages and print "ok" or "bad" and how many.
  * SIGUSR2: stop writing, or go on. SIGHUP: exec the program anew. churn also maps, unmaps
  * and protects memory; reserve and vast have address space reserved, as runtimes of
- * languages do, vast more pages than a number of 32 bits can count. prefork is quiet, and has
- * its memory in common with the child.
+ * languages do, vast more pages than a number of 32 bits can count. prefork, huge and hugetlb
+ * are quiet, and have most memory in common with the child, in huge pages, or in hugetlbfs.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -56,6 +56,8 @@ static struct region regions[NR_REGIONS] = {
 	[CHURNED]	= { .name = "churned", .pages = 1024 },
 };
 
+/* Of the mapping HUGE. */
+static int huge_flags;
 static volatile sig_atomic_t asked, paused, renewed;
 
 static void on_signal(int sig)
@@ -150,7 +152,8 @@ static void set_up(struct region *r, uint64_t *state)
 	r->sums = map((r->pages * sizeof(uint64_t) + PAGE - 1) / PAGE,
 		      MAP_ANONYMOUS, -1);
 	if (r != &regions[FILE_PRIVATE]) {
-		r->mem = map(r->pages, MAP_ANONYMOUS, -1);
+		r->mem = map(r->pages, MAP_ANONYMOUS |
+			     (r == &regions[HUGE] ? huge_flags : 0), -1);
 		if (r == &regions[HUGE])
 			madvise(r->mem, r->pages * PAGE, MADV_HUGEPAGE);
 		fill(r, state);
@@ -265,22 +268,38 @@ static void reserve(size_t size)
 		err(1, "reserve");
 }
 
+/* Which region has the memory that the arguments ask for; is the task to be quiet? */
+static bool arrange(const char *how)
+{
+	int large = ANON;
+
+	if (!strcmp(how, "prefork"))
+		large = BEFORE_FORK;
+	if (!strcmp(how, "huge") || !strcmp(how, "hugetlb"))
+		large = HUGE;
+	if (!strcmp(how, "hugetlb"))
+		huge_flags = MAP_HUGETLB;
+	if (large != ANON) {
+		regions[large].pages = regions[ANON].pages;
+		regions[ANON].pages = 256;
+	}
+	return large != ANON || !strcmp(how, "quiet");
+}
+
 int main(int argc, char **argv)
 {
 	const char *how = argc > 2 ? argv[2] : "";
 	struct sigaction sa = { .sa_handler = on_signal };
 	uint64_t state = 88172645463325252ULL;
+	bool quiet;
 	pid_t child;
 
 	if (argc < 2 || !(regions[ANON].pages = strtoul(argv[1], NULL, 0) << 8))
-		errx(2, "usage: keeper MIB [churn|quiet|prefork|reserve|vast]");
+		errx(2, "usage: keeper MIB [churn|quiet|prefork|huge|hugetlb|reserve|vast]");
 	sigaction(SIGUSR1, &sa, NULL);
 	sigaction(SIGUSR2, &sa, NULL);
 	sigaction(SIGHUP, &sa, NULL);
-	if (!strcmp(how, "prefork")) {
-		regions[BEFORE_FORK].pages = regions[ANON].pages;
-		regions[ANON].pages = 256;
-	}
+	quiet = arrange(how);
 
 	/* What they have in common, both change later, each its own. */
 	set_up(&regions[BEFORE_FORK], &state);
@@ -304,7 +323,7 @@ int main(int argc, char **argv)
 		reserve(VAST);
 	printf("ready: parent %d, child %d\n", getpid(), child);
 	fflush(stdout);
-	loop("parent", strcmp(how, "quiet") && strcmp(how, "prefork"), !strcmp(how, "churn"), &state);
+	loop("parent", !quiet, !strcmp(how, "churn"), &state);
 	execv("/proc/self/exe", argv);
 	err(1, "exec");
 }
