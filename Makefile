@@ -82,7 +82,7 @@ bench:
 	@scripts/measure/bench
 
 ## make bench-folios   instructions, of huge pages above all, to out/bench-folios/; with
-##                 SERIES=gup, with patches/gup and without
+##                 SERIES=gup or net, with patches/gup (patches/net) and without
 bench-folios:
 	@scripts/measure/bench --folios
 
@@ -157,9 +157,9 @@ criu-refresh:
 ##                 ppc64-64k, without (the call), or a file of the repository
 ## LINUX=path      a kernel tree of your own instead of Debian's source, to build, test or
 ##                 mail on; with BASE=7.3, it may be a newer one
-## SERIES=gup      a series of its own, on top, or vmsplice; for 7.3: lint, check-commits,
-##                 check-builds, tree, refresh, series; gup: bench-folios, criu-measure,
-##                 neighbours
+## SERIES=gup      a series of its own, on top; or net, or vmsplice; for 7.3: lint,
+##                 check-commits, check-builds, test, tree, refresh, series; gup and net:
+##                 bench-folios, neighbours; gup: criu-measure
 ## SIGNOFF=1       add your Signed-off-by: series, man-patch
 ## ASSISTED_BY=    add that tag, for tools that wrote parts: series, man-patch
 ## FRESH=1         run what has passed before, too: check, check-all, criu-check
