@@ -146,15 +146,14 @@ criu-refresh:
 
 ##
 ## Variables, and the targets that heed them:
-## BASE=7.3        which Linux, or 6.12 or 6.1: test, test-pvmdump, places, neighbours, lint,
+## BASE=7.3        which Linux, or 6.12 or 6.1: test, test-pvmdump, places, lint,
 ##                 check-headers, check-commits, tree, refresh, fetch, series, criu-check,
 ##                 criu-measure
 ## ARCH=x86_64     the guest's machine: test, test-pvmdump. Besides x86_64: alpha, arm, arm64,
 ##                 i386, m68k, mips, mips64el, mipsel, powerpc, ppc64, ppc64le, riscv64,
 ##                 s390x, sparc64
 ## CONFIG=debug    a kernel with more options: test, test-pvmdump, demo. Or kcsan (neighbours,
-##                 too), arm64-64k,
-##                 ppc64-64k, without (the call), or a file of the repository
+##                 too), arm64-64k, ppc64-64k, without (the call), or a file of this folder
 ## LINUX=path      a kernel tree of your own instead of Debian's source, to build, test or
 ##                 mail on; with BASE=7.3, it may be a newer one
 ## SERIES=gup      a series of its own, on top; or net, or vmsplice; for 7.3: lint,

@@ -169,7 +169,7 @@ own_kernel() {
 series_head() {
 	if [ -n "${LINUX:-}" ] || ! kgit rev-parse -q --verify pristine >/dev/null 2>&1; then
 		lock "src-$KERNEL"
-		"$TOP/scripts/kernel/fetch"
+		"$TOP/scripts/kernel/fetch" || return
 	fi
 	"$TOP/scripts/kernel/lib/apply" --only-commits
 }
