@@ -238,9 +238,10 @@ first_abi() {
 	awk 'NF { print $1; exit }' <<<"$ABIS"
 }
 
-abis() {
-	awk -v only="${only_abis[*]}" 'NF && (only == "" || index(" " only " ", " " $1 " ")) {
-		print $1 }' <<<"$ABIS"
+# The lines of $ABIS of those that are to be run.
+wanted_abis() {
+	awk -v only="${only_abis[*]}" 'NF && (only == "" || index(" " only " ", " " $1 " "))' \
+		<<<"$ABIS"
 }
 
 all_tests() {
@@ -302,7 +303,7 @@ run_all_abis() {
 
 	trap 'kill -- "${pids[@]/#/-}"; exit 130' INT TERM
 	set -m
-	for abi in $(abis); do
+	for abi in $(wanted_abis | cut -d' ' -f1); do
 		run_abi "$abi" &
 		pids+=($!)
 		[ "$jobs" -gt 1 ] || wait $! || status=1
@@ -322,7 +323,7 @@ build_all() {
 	[ -z "$kernel_only" ] || return 0
 	while read -ra words; do
 		build_abi "${words[@]}"
-	done < <(grep . <<<"$ABIS")
+	done < <(wanted_abis)
 }
 
 main() {
@@ -354,17 +355,18 @@ main() {
 		esac
 	done
 	use_arch "$(conf_file "$arch")"
+	[ ${#programs[@]} = 0 ] || only_abis=("$(first_abi)")
+	[ -n "$(wanted_abis)" ] || fail "no such ABI: ${only_abis[*]}"
 	[ -n "$no_build" ] || build_all
 	[ -z "$kernel_only" ] || return 0
 	say_versions
 	if [ ${#programs[@]} -gt 0 ]; then
 		run_dir=$build_dir/run
 		mkdir -p "$run_dir"
-		init=$build_dir/tests/$(first_abi)/init
+		init=$build_dir/tests/${only_abis[0]}/init
 		run_guest
 		return
 	fi
-	[ -n "$(abis)" ] || fail "no such ABI: ${only_abis[*]}"
 	run_all_abis
 }
 
