@@ -44,6 +44,10 @@ usage() {
 . "$posted"
 shift
 
+# The same source makes the same image, by which -R knows that a test has passed on it.
+export KBUILD_BUILD_VERSION=1 KBUILD_BUILD_TIMESTAMP="1970-01-01 00:00 UTC"
+export KBUILD_BUILD_USER=vmtest KBUILD_BUILD_HOST=vmtest
+
 options=()
 only_abis=()
 kernel_only=
@@ -255,7 +259,7 @@ passed_file() {
 	sha256sum "$build_dir/$KERNEL_IMAGE" "$init" "$build_dir/tests/$1/$2" \
 		"$build_dir/vmtest.config" "$here/vmtest.sh" "$extra/vmtest.sh" \
 		"$(conf_file "$arch")" - \
-		<<<"$append $machine_options $memory $cpus ${ACCEL:-} $expect_skip" |
+		<<<"$QEMU $CMDLINE $append $machine_options $memory $cpus ${ACCEL:-} $expect_skip" |
 		sha256sum | sed "s|^\([0-9a-f]*\).*|$build_dir/passed/$1-$2-\1|"
 }
 
@@ -355,7 +359,7 @@ main() {
 		esac
 	done
 	use_arch "$(conf_file "$arch")"
-	[ ${#programs[@]} = 0 ] || only_abis=("$(first_abi)")
+	[ ${#programs[@]} = 0 ] || [ ${#only_abis[@]} -gt 0 ] || only_abis=("$(first_abi)")
 	[ -n "$(wanted_abis)" ] || fail "no such ABI: ${only_abis[*]}"
 	[ -n "$no_build" ] || build_all
 	[ -z "$kernel_only" ] || return 0
