@@ -331,7 +331,7 @@ build_all() {
 }
 
 main() {
-	local opt
+	local opt abi
 
 	while getopts 't:d:K:c:o:knp:f:r:b:RSg:a:q:m:s:T:j:' opt; do
 		case $opt in
@@ -360,7 +360,9 @@ main() {
 	done
 	use_arch "$(conf_file "$arch")"
 	[ ${#programs[@]} = 0 ] || [ ${#only_abis[@]} -gt 0 ] || only_abis=("$(first_abi)")
-	[ -n "$(wanted_abis)" ] || fail "no such ABI: ${only_abis[*]}"
+	for abi in "${only_abis[@]}"; do
+		grep -q "^$abi\b" <<<"$ABIS" || fail "no such ABI: $abi"
+	done
 	[ -n "$no_build" ] || build_all
 	[ -z "$kernel_only" ] || return 0
 	say_versions
