@@ -1,8 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What the tests of container engines share. To be sourced, after lib.sh, redis.sh and
-# machines.sh.
+# What the tests of container engines share. To be sourced, after lib.sh.
 
 # This kernel has no BPF, with which runc wants to keep containers of cgroup v2 from devices.
 cgroup_v1() {
@@ -16,22 +15,43 @@ cgroup_v1() {
 	done
 }
 
-# A root file system, in the folder $1, of a busybox and a redis-server.
+# A root file system, in the folder $1, of a busybox and the program $2.
 make_rootfs() {
 	local root=$1 program
 
 	mkdir -p "$root"/{bin,dev,proc,sys,tmp}
-	for program in busybox redis-server; do
-		cp "$(command -v $program)" "$root/bin"
+	for program in busybox "$2"; do
+		cp "$(command -v "$program")" "$root/bin"
 	done
-	ldd "$root/bin/redis-server" | grep -o '/[^ ]*' | grep '\.so' |
+	ldd "$root/bin/${2##*/}" | grep -o '/[^ ]*' | grep '\.so' |
 		xargs -I LIB cp --parents -nL LIB "$root"
+}
+
+# make_bundle BUNDLE ROOTFS NETWORK COMMAND [ARGUMENT]..., all with their paths
+make_bundle() {
+	mkdir -p "$1"
+	(cd "$1" && runc spec)
+	python3 - "$@" <<-'PYTHON'
+	import json
+	import sys
+
+	bundle, rootfs, network, *command = sys.argv[1:]
+	with open(bundle + "/config.json") as f:
+	    config = json.load(f)
+	config["process"]["terminal"] = False
+	config["process"]["args"] = command
+	config["root"] = {"path": rootfs, "readonly": False}
+	for namespace in config["linux"]["namespaces"]:
+	    if namespace["type"] == "network":
+	        namespace["path"] = network
+	with open(bundle + "/config.json", "w") as f:
+	    json.dump(config, f)
+	PYTHON
 }
 
 # No engine has to know of the mode: runc's CRIU has a configuration file.
 use_the_call() {
-	# shellcheck disable=SC2154 # of machines.sh
-	ln -sf "$patched" /usr/sbin/criu
+	ln -sf "$CRIU" /usr/sbin/criu
 	mkdir -p /etc/criu
 	echo "memory-dump-mode vmsplice" >/etc/criu/runc.conf
 }
