@@ -27,7 +27,8 @@ make_rootfs() {
 		xargs -I LIB cp --parents -nL LIB "$root"
 }
 
-# make_bundle BUNDLE ROOTFS NETWORK COMMAND [ARGUMENT]..., all with their paths
+# make_bundle BUNDLE ROOTFS NETWORK COMMAND [ARGUMENT]..., where NETWORK is the file of a
+# namespace, or empty for one of its own; folders are absolute
 make_bundle() {
 	mkdir -p "$1"
 	(cd "$1" && runc spec)

@@ -16,7 +16,8 @@ start_keeper() {
 	pkill -9 -x keeper || :
 	rm -rf "$dir"
 	mkdir -p "$dir"
-	(trap - ERR; cd "$dir" || exit; setsid "$@" "$KEEPER" "$SIZE" "$kind" </dev/null >log 2>&1 &)
+	(trap - ERR; cd "$dir" || exit
+		setsid "$@" "$KEEPER" "$SIZE" "$kind" </dev/null >log 2>&1 &)
 	wait_for has_line "$dir/log" ready
 	pid=$(sed -n 's/^ready: parent \([0-9]*\).*/\1/p' "$dir/log")
 	child=$(sed -n 's/^ready.*child //p' "$dir/log")
