@@ -6,6 +6,11 @@
 set -uo pipefail
 
 CRIU=${CRIU:-/work/criu/criu/criu}
+# shellcheck disable=SC2034 # for those who source this
+AS_NOBODY=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+# The one capability that CRIU wants of whoever is not root
+# shellcheck disable=SC2034
+MAY_CHECKPOINT=(--inh-caps +checkpoint_restore --ambient-caps +checkpoint_restore)
 passed=0 failed=0
 
 result() {
